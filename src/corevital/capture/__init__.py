@@ -1,0 +1,1 @@
+"""Observes generations in torch and reduces them to the columns of a record."""

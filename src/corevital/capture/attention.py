@@ -1,0 +1,359 @@
+"""Per-head statistics of the newest token's attention row, on the model's own backend."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from corevital.capture.chunk import MOST_STEPS, Chunk, steps_together
+from corevital.capture.masks import LOWEST, additive_mask
+
+LN2: Final = math.log(2.0)
+_TINY: Final = torch.finfo(torch.float32).tiny
+COLLAPSED_BELOW: Final = 0.03
+FOCUSED_ABOVE: Final = 0.9
+
+
+def grouped_scores(query: Tensor, key: Tensor) -> Tensor:
+    """Unscaled attention scores ``q . K^T``, with grouped-query heads.
+
+    Args:
+        query: ``[B, H, Q, D]``, after rotary embedding.
+        key: ``[B, Hkv, K, D]``; Hkv divides H.
+
+    Returns:
+        ``[B, H, Q, K]`` in the query's type.
+    """
+    batch, heads, queries, width = query.shape
+    key_heads = key.shape[1]
+    rows = query.reshape(batch * key_heads, heads // key_heads * queries, width)
+    scores = torch.bmm(rows, key.reshape(batch * key_heads, -1, width).mT)
+    return scores.view(batch, heads, queries, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreOptions:
+    """What an attention function does between the scores and the softmax."""
+
+    scaling: float | None
+    softcap: float | None
+    sliding_window: int | None
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> ScoreOptions:
+        """The keyword arguments of an attention function.
+
+        Raises:
+            NotImplementedError: the attention has a term that is not known here.
+        """
+        get = options.get
+        if get("position_bias") is not None:
+            raise NotImplementedError("attention with a position bias")
+        return cls(get("scaling"), get("softcap"), get("sliding_window"))
+
+    def apply(self, scores: Tensor, width: int) -> Tensor:
+        """Scale and cap float32 scores in place; ``width`` is that of a head."""
+        scores.mul_(width**-0.5 if self.scaling is None else self.scaling)
+        if self.softcap is not None:
+            scores.div_(self.softcap).tanh_().mul_(self.softcap)
+        return scores
+
+
+def head_statistics(entropy: Tensor, normalized: Tensor, concentration: Tensor) -> Tensor:
+    """Reduce per-head entropies and largest weights over heads.
+
+    Args:
+        entropy: ``[..., H]`` in nats.
+        normalized: ``[..., H]``, entropy divided by the logarithm of the number of visible keys.
+        concentration: ``[..., H]``, largest weight of each head's row.
+
+    Returns:
+        ``[8, ...]``: entropy mean, minimum and maximum over heads (bits), normalised entropy mean,
+        concentration maximum and minimum, collapsed heads, focused heads. NaN entropies stay NaN.
+    """
+    return torch.stack(
+        (
+            entropy.mean(-1) / LN2,
+            entropy.amin(-1) / LN2,
+            entropy.amax(-1) / LN2,
+            normalized.mean(-1),
+            concentration.amax(-1),
+            concentration.amin(-1),
+            (normalized < COLLAPSED_BELOW).sum(-1).float(),
+            (concentration > FOCUSED_ABOVE).sum(-1).float(),
+        )
+    )
+
+
+def score_statistics(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest weight and entropy (nats) of ``softmax(scores)`` over the last dimension.
+
+    With the largest score at 0, the largest weight is exp(-log normalizer), so the entropy
+    ``log normalizer - sum(p * score)`` needs no logarithm of every weight. ``scores`` are
+    overwritten.
+    """
+    scores.sub_(scores.amax(-1, keepdim=True))
+    weights = torch.softmax(scores, dim=-1)
+    concentration = weights.amax(-1)
+    return concentration, -torch.log(concentration) - torch.linalg.vecdot(weights, scores)
+
+
+def weight_statistics(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest weight and entropy (nats) of weights over the last dimension."""
+    logarithms = torch.log(weights.clamp(min=_TINY))
+    return weights.amax(-1), -torch.linalg.vecdot(weights, logarithms)
+
+
+@dataclass(slots=True)
+class _StepLayers:
+    """Layers of one step whose attention has the same shape, mask and options.
+
+    ``rows`` are the newest queries ``[B, H, 1, D]``, or their weights ``[B, H, 1, K]`` where the
+    backend gives them, and then there are no ``keys``.
+    """
+
+    shape: torch.Size
+    mask: Any
+    options: ScoreOptions
+    has_sinks: bool
+    queries: int
+    key_count: int
+    positions: list[int] = field(default_factory=list)
+    rows: list[Tensor] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list)
+    sinks: list[Tensor] = field(default_factory=list)
+
+    def newest_mask(self, device: torch.device) -> Tensor | None:
+        """Additive mask of the newest row, broadcasting to ``[B, H, 1, K]``."""
+        newest = (self.queries - 1, self.queries)
+        window = self.options.sliding_window
+        return additive_mask(self.mask, newest, self.queries, self.key_count, window, device)
+
+
+class AttentionReducer:
+    """Keeps each step's newest queries, and reduces several steps over all layers at once.
+
+    A cache that only appends holds the keys of an earlier step as the first keys of a later one.
+    So the rows of several steps come from one product of their queries with the latest keys, and
+    the cache is read once for all of them.
+
+    Attributes:
+        append_only: whether the run's cache only appends; otherwise every step is reduced alone.
+        chunks: what has been reduced.
+        heads: number of heads of every layer position seen.
+    """
+
+    def __init__(self, most_steps: int = MOST_STEPS) -> None:
+        self._most_steps = most_steps
+        self._current: list[_StepLayers] = []
+        self._seen: set[int] = set()
+        self._blocks: dict[tuple[int, ...], _Block] = {}
+        self.append_only = False
+        self.chunks: list[Chunk] = []
+        self.heads: dict[int, int] = {}
+
+    def observe(
+        self,
+        position: int,
+        query: Tensor,
+        key: Tensor,
+        mask: Any,
+        weights: Tensor | None,
+        options: dict[str, Any],
+    ) -> None:
+        """Keep what one layer's attention needs for its newest row.
+
+        Args:
+            position: the layer's.
+            query: ``[B, H, Q, D]``.
+            key: ``[B, Hkv, K, D]``, the whole cache.
+            mask: what the backend was given.
+            weights: ``[B, H, Q, K]`` where the backend returns them.
+            options: keyword arguments of the attention function.
+
+        Raises:
+            NotImplementedError: the attention has a term that is not known here.
+        """
+        if position in self._seen:
+            return
+        self._seen.add(position)
+        given = query if weights is None else weights
+        queries = query.shape[2]
+        # A copy where a view would keep the queries of a whole prompt alive.
+        row = given if queries == 1 else given[:, :, -1:].clone()
+        sinks = options.get("s_aux") if weights is None else None
+        layers = self._layers_like(row, mask, options, sinks is not None, queries, key.shape[2])
+        layers.positions.append(position)
+        layers.rows.append(row)
+        if weights is None:
+            layers.keys.append(key)
+        if sinks is not None:
+            layers.sinks.append(sinks)
+
+    def _layers_like(
+        self,
+        row: Tensor,
+        mask: Any,
+        options: dict[str, Any],
+        has_sinks: bool,
+        queries: int,
+        key_count: int,
+    ) -> _StepLayers:
+        score_options = ScoreOptions.of(options)
+        for layers in self._current:
+            if (
+                layers.mask is mask
+                and layers.key_count == key_count
+                and layers.shape == row.shape
+                and layers.options == score_options
+                and layers.has_sinks == has_sinks
+            ):
+                return layers
+        layers = _StepLayers(row.shape, mask, score_options, has_sinks, queries, key_count)
+        self._current.append(layers)
+        return layers
+
+    def end_step(self, step: int) -> None:
+        """Put the rows of all layers by, to be reduced together with those of other steps."""
+        current, self._current = self._current, []
+        self._seen.clear()
+        for layers in current:
+            positions = tuple(layers.positions)
+            block = self._blocks.get(positions)
+            if block is not None and not (self.append_only and block.continues_with(layers)):
+                self.chunks.append(block.reduce())
+                block = None
+            if block is None:
+                block = self._blocks[positions] = _Block(layers, self._most_steps)
+                self.heads |= dict.fromkeys(positions, layers.shape[1])
+            block.add(step, layers)
+
+    def discard_step(self) -> None:
+        """Forget the rows of a step that did not finish."""
+        self._current.clear()
+        self._seen.clear()
+
+    def reduce(self) -> None:
+        """Reduce all pending steps to chunks."""
+        self.chunks += [block.reduce() for block in self._blocks.values()]
+        self._blocks.clear()
+
+
+class _Block:
+    """The same layers over a few consecutive steps."""
+
+    def __init__(self, layers: _StepLayers, most_steps: int) -> None:
+        batch, heads = layers.shape[:2]
+        per_step = 4 * len(layers.rows) * batch * heads * layers.key_count
+        self._room = steps_together(per_step, most_steps)
+        self._steps: list[int] = []
+        self._layers: list[_StepLayers] = []
+
+    def continues_with(self, layers: _StepLayers) -> bool:
+        """Whether a step can be reduced together with those added before."""
+        last = self._layers[-1]
+        return (
+            len(self._steps) < self._room
+            and layers.key_count == last.key_count + 1
+            and layers.options == last.options
+            and layers.shape[:2] == last.shape[:2]
+            and bool(layers.keys) == bool(last.keys)
+        )
+
+    def add(self, step: int, layers: _StepLayers) -> None:
+        """Add one step."""
+        if self._layers:
+            # The keys of a later step include those of an earlier one.
+            self._layers[-1].keys = []
+        self._steps.append(step)
+        self._layers.append(layers)
+
+    def reduce(self) -> Chunk:
+        """Reduce the steps added to statistics over heads."""
+        last = self._layers[-1]
+        if not last.keys:
+            rows = self._padded_weights()
+            mask = self._mask(rows)
+            concentration, entropy = weight_statistics(rows)
+        else:
+            rows = self._scores()
+            mask = self._mask(rows)
+            if mask is not None:
+                rows.add_(mask).clamp_(min=LOWEST)
+            concentration, entropy = _with_sinks(rows, last.sinks)
+        entropy = entropy.clamp(min=0.0)
+        normalized = entropy / _log_visible(mask, last.key_count)
+        per_head = (entropy, normalized.clamp(max=1.0), concentration)
+        statistics = head_statistics(*(values.permute(3, 0, 1, 2) for values in per_head))
+        return Chunk(tuple(self._steps), tuple(last.positions), statistics)
+
+    def _scores(self) -> Tensor:
+        """Scaled and capped scores of all layers and steps, ``[l, B, H, n, K]``."""
+        last = self._layers[-1]
+        device = last.rows[-1].device
+        scores = []
+        for place, key in enumerate(last.keys):
+            queries = [layers.rows[place] for layers in self._layers]
+            query = queries[0] if len(queries) == 1 else torch.cat(queries, dim=2)
+            scores.append(grouped_scores(query, key).to(device, non_blocking=True))
+        return last.options.apply(torch.stack(scores).float(), last.shape[3])
+
+    def _padded_weights(self) -> Tensor:
+        """Weights of all layers and steps, ``[l, B, H, n, K]``, 0 beyond a step's last key."""
+        last = self._layers[-1]
+        device = last.rows[-1].device
+        batch, heads = last.shape[:2]
+        shape = (len(last.rows), batch, heads, len(self._layers), last.key_count)
+        rows = torch.zeros(shape, device=device)
+        for at, layers in enumerate(self._layers):
+            on_device = [row.to(device, non_blocking=True) for row in layers.rows]
+            rows[..., at, : layers.key_count] = torch.stack(on_device).squeeze(-2)
+        return rows
+
+    def _mask(self, rows: Tensor) -> Tensor | None:
+        """Additive mask that broadcasts to ``[B, H, n, K]``; ``None`` if all keys are visible."""
+        masks = [layers.newest_mask(rows.device) for layers in self._layers]
+        if len(masks) == 1:
+            return masks[0]
+        keys = self._layers[-1].key_count
+        causal = torch.full((len(masks), keys), LOWEST, device=rows.device)
+        causal.triu_(keys - len(masks) + 1)
+        if all(mask is None for mask in masks):
+            return causal
+        wide = [
+            causal[at] if mask is None else _widened(mask, keys) for at, mask in enumerate(masks)
+        ]
+        return torch.cat([mask.expand(*_broadcast(wide), 1, keys) for mask in wide], dim=2)
+
+
+def _widened(mask: Tensor, keys: int) -> Tensor:
+    return torch.nn.functional.pad(mask, (0, keys - mask.shape[-1]), value=LOWEST)
+
+
+def _broadcast(masks: list[Tensor]) -> tuple[int, int]:
+    shapes = [mask.shape[:2] for mask in masks if mask.dim() == 4]
+    return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+
+
+def _with_sinks(scores: Tensor, sinks: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Statistics of the softmax over keys; a sink takes its part of it but is no key."""
+    if not sinks:
+        return score_statistics(scores)
+    column = torch.stack(sinks).float()[:, None, :, None, None].expand(*scores.shape[:-1], 1)
+    weights = torch.softmax(torch.cat((scores, column.to(scores.device)), dim=-1), dim=-1)
+    return weight_statistics(weights[..., :-1])
+
+
+def _log_visible(mask: Tensor | None, keys: int) -> Tensor | float:
+    """Natural logarithm of the number of visible keys, broadcasting to ``[l, B, H, n]``.
+
+    One visible key has no entropy: any positive divisor gives the 0 that the definition asks for.
+    """
+    if mask is None:
+        return math.log(max(keys, 2))
+    counts = (mask > LOWEST / 2).sum(-1).clamp(min=2)
+    return torch.log(counts.float())

@@ -1,0 +1,33 @@
+"""Wraps the attention functions that models look up by name, without changing the backend.
+
+Every model with ``ALL_ATTENTION_FUNCTIONS`` asks it for its attention function at each forward
+pass. ``transformers`` 5 asks through ``get_interface``, which also serves ``eager``; 4.57 indexes
+the mapping, for every backend but ``eager``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from transformers.modeling_utils import AttentionInterface
+
+from corevital.capture.active import active_run
+
+AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+
+LOOKUP: Final = "get_interface" if hasattr(AttentionInterface, "get_interface") else "__getitem__"
+"""Name of the method of ``AttentionInterface`` through which models look functions up."""
+
+
+def observe_lookup(
+    lookup: Callable[..., AttentionFunction],
+    instance: AttentionInterface,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> AttentionFunction:
+    """A ``wrapt`` wrapper of the lookup: the function it finds, observed while a run is active."""
+    function = lookup(*args, **kwargs)
+    run = None if torch.compiler.is_compiling() else active_run.get()
+    return function if run is None else run.observed_attention(function)

@@ -1,0 +1,17 @@
+"""What can be said of a key-value cache without looking into it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.cache_utils import DynamicLayer
+
+
+def only_appends(cache: Any) -> bool:
+    """Whether the keys of one step stay, unchanged and in place, the first keys of the next.
+
+    True for caches all of whose layers are plain dynamic ones; a sliding window forgets keys, a
+    quantised cache alters them, and without a cache nothing is kept.
+    """
+    layers = getattr(cache, "layers", None)
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)

@@ -1,0 +1,217 @@
+"""Turns what a run left on the device into the columns of a record, one set per sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from corevital.capture.chunk import Chunk
+from corevital.capture.hidden import HiddenReducer
+from corevital.capture.prefill import Prefill
+from corevital.capture.prompt import SPARSE_ABOVE
+from corevital.capture.run import GenerationRun
+from corevital.capture.transfer import to_host
+from corevital.record import (
+    AttentionColumns,
+    HiddenColumns,
+    LogitColumns,
+    PromptColumns,
+    SparseAttention,
+)
+
+_LOGIT_TOLERANCE: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class LayerColumns:
+    """Statistics ``values`` ``[k, S, L, B]`` at ``layers`` ``[L]``.
+
+    ``observed`` ``[S, L]`` tells a value that is NaN from one that was never taken.
+    """
+
+    layers: NDArray[np.int64]
+    values: NDArray[np.float32]
+    observed: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class RunColumns:
+    """The columns of all sequences of a run, on the host.
+
+    Arrays carry the batch as their last axis: ``logits`` ``[4, S, B]``, ``last_layer_cosine``
+    ``[S, B]``; ``token_ids`` is ``[B, S]`` and ``prompt_tokens`` ``[B]``.
+    """
+
+    token_ids: NDArray[np.int64]
+    prompt_tokens: NDArray[np.int64]
+    logits: NDArray[np.float32] | None
+    hidden: LayerColumns | None
+    last_layer_cosine: NDArray[np.float32] | None
+    attention: LayerColumns | None
+    attention_heads: NDArray[np.int64]
+    prompt: tuple[PromptColumns, ...]
+
+    def logit_columns(self, row: int, steps: int) -> LogitColumns | None:
+        """Logit columns of one sequence's first ``steps`` steps."""
+        if self.logits is None:
+            return None
+        return LogitColumns(*self.logits[:, :steps, row])
+
+    def hidden_columns(self, row: int, steps: int) -> HiddenColumns | None:
+        """Hidden-state columns of one sequence's first ``steps`` steps."""
+        if self.hidden is None or self.last_layer_cosine is None:
+            return None
+        statistics = self.hidden.values[:, :steps, :, row]
+        return HiddenColumns(
+            self.hidden.layers,
+            *statistics[:5],
+            non_finite=statistics[5] > 0,
+            last_layer_cosine=self.last_layer_cosine[:steps, row],
+        )
+
+    def attention_columns(self, row: int, steps: int) -> AttentionColumns | None:
+        """Attention columns of one sequence's first ``steps`` steps."""
+        if self.attention is None:
+            return None
+        statistics = self.attention.values[:, :steps, :, row]
+        return AttentionColumns(
+            self.attention.layers,
+            self.attention_heads,
+            *statistics[:6],
+            collapsed_heads=np.nan_to_num(statistics[6]).astype(np.int64),
+            focused_heads=np.nan_to_num(statistics[7]).astype(np.int64),
+            non_finite=self.attention.observed[:steps] & np.isnan(statistics[0]),
+        )
+
+
+def collect(run: GenerationRun) -> RunColumns | None:
+    """Bring a finished run's results to the host; ``None`` when no token was accepted."""
+    if run.input_ids is None or run.steps == 0:
+        return None
+    token_ids = run.input_ids.cpu().numpy()
+    prompt_length = token_ids.shape[1] - run.steps
+    rows = token_ids.shape[0]
+    logits = run.logits.result()
+    hidden = _scatter(run.hidden.chunks, run.steps)
+    attention = _scatter(run.attention.chunks, run.steps)
+    return RunColumns(
+        token_ids=token_ids[:, prompt_length:],
+        prompt_tokens=_prompt_tokens(run, rows, prompt_length),
+        logits=None if logits is None else to_host(logits)[:, : run.steps],
+        hidden=hidden,
+        last_layer_cosine=_cosines(run.hidden, run.steps),
+        attention=attention,
+        attention_heads=np.asarray(
+            [run.attention.heads[int(layer)] for layer in attention.layers] if attention else [],
+            dtype=np.int64,
+        ),
+        prompt=_prompt_columns(run, rows),
+    )
+
+
+def _prompt_tokens(run: GenerationRun, rows: int, length: int) -> NDArray[np.int64]:
+    """Prompt tokens of every sequence, padding not counted."""
+    if run.prompt_mask is None:
+        return np.full(rows, length)
+    counts: NDArray[np.int64] = run.prompt_mask.sum(-1).cpu().numpy()
+    return counts
+
+
+def _scatter(chunks: Sequence[Chunk], steps: int) -> LayerColumns | None:
+    """Place chunks of some steps at some layers in arrays over all of them."""
+    if not chunks:
+        return None
+    layers = sorted({position for chunk in chunks for position in chunk.positions})
+    kinds, _, _, rows = chunks[0].statistics.shape
+    values = np.full((kinds, steps, len(layers), rows), np.nan, dtype=np.float32)
+    observed = np.zeros((steps, len(layers)), dtype=bool)
+    for positions in {chunk.positions for chunk in chunks}:
+        same = [chunk for chunk in chunks if chunk.positions == positions]
+        arrived = to_host(torch.cat([chunk.statistics for chunk in same], dim=1))
+        at_steps = np.asarray([step for chunk in same for step in chunk.steps])
+        arrived, at_steps = arrived[:, at_steps < steps], at_steps[at_steps < steps]
+        at_layers = np.searchsorted(layers, positions)
+        values[:, at_steps[:, None], at_layers] = arrived
+        observed[at_steps[:, None], at_layers] = True
+    return LayerColumns(np.asarray(layers, dtype=np.int64), values, observed)
+
+
+def _cosines(hidden: HiddenReducer, steps: int) -> NDArray[np.float32] | None:
+    if not hidden.chunks:
+        return None
+    arrived = to_host(torch.cat(hidden.last_layer_cosines))
+    cosines = np.full((steps, arrived.shape[1]), np.nan, dtype=np.float32)
+    at_steps = np.asarray([step for chunk in hidden.chunks for step in chunk.steps])
+    cosines[at_steps[at_steps < steps]] = arrived[at_steps < steps]
+    return cosines
+
+
+def _prompt_columns(run: GenerationRun, rows: int) -> tuple[PromptColumns, ...]:
+    prefill = run.prefill
+    if prefill is None:
+        return tuple(PromptColumns() for _ in range(rows))
+    counts = prefill.valid.sum(-1).tolist()
+    surprisal = _checked_surprisal(run, prefill)
+    transformation = _by_layer(prefill.transformation.by_layer, run)
+    basin = _by_layer(prefill.attention_maps.basin, run)
+    return tuple(
+        PromptColumns(
+            surprisal=None if surprisal is None else surprisal[row, 1 - count :][: count - 1],
+            layer_transformation=None if transformation is None else transformation[:, row],
+            basin=None if basin is None else basin[:, row],
+            sparse=_sparse(prefill, row),
+        )
+        for row, count in enumerate(counts)
+    )
+
+
+def _checked_surprisal(run: GenerationRun, prefill: Prefill) -> NDArray[np.float32] | None:
+    """Surprisal, unless the model's logits are more than the output head's product."""
+    if prefill.surprisal is None or prefill.surprisal_error is None:
+        return None
+    if not float(prefill.surprisal_error) <= _LOGIT_TOLERANCE:
+        return None
+    return to_host(prefill.surprisal)
+
+
+def _by_layer(tensors: dict[int, Tensor], run: GenerationRun) -> NDArray[np.float32] | None:
+    """One ``[B]`` or ``[B, H]`` tensor per layer as ``[L, B, ...]``, NaN where there is none."""
+    if not tensors or run.layers is None:
+        return None
+    widest = max(tensor.numel() for tensor in tensors.values())
+    shape = next(tensor.shape for tensor in tensors.values() if tensor.numel() == widest)
+    values = np.full((len(run.layers.layers), *shape), np.nan, dtype=np.float32)
+    for position, tensor in tensors.items():
+        values[position][..., : tensor.shape[-1]] = to_host(tensor)
+    return values
+
+
+def _sparse(prefill: Prefill, row: int) -> SparseAttention | None:
+    layers = prefill.attention_maps.sparse
+    if not layers:
+        return None
+    parts: list[NDArray[np.int32]] = []
+    weights: list[NDArray[np.float32]] = []
+    padding = int((~prefill.valid[row]).sum())
+    for position, layer in layers.items():
+        index = layer.index.cpu().numpy()
+        mine = index[:, 0] == row
+        head, query, key = index[mine, 1], index[mine, 2] - padding, index[mine, 3] - padding
+        parts.append(np.stack((np.full_like(head, position), head, query, key)))
+        weights.append(to_host(layer.weight)[mine])
+    layer_index, head, query, key = np.concatenate(parts, axis=1)
+    return SparseAttention(
+        threshold=SPARSE_ABOVE,
+        layer=layer_index.astype(np.int16),
+        head=head.astype(np.int16),
+        query=query,
+        key=key,
+        weight=np.concatenate(weights),
+        total=sum(int(layer.total[row].sum()) for layer in layers.values()),
+    )

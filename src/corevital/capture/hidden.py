@@ -1,0 +1,96 @@
+"""Per-layer statistics of the newest token's hidden state."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from corevital.capture.chunk import MOST_STEPS, Chunk, steps_together
+
+CLAMP: Final = 1e6
+
+
+def hidden_statistics(states: Tensor) -> Tensor:
+    """Statistics of hidden states over their last dimension.
+
+    Args:
+        states: ``[..., D]``, float32, D at least 2.
+
+    Returns:
+        ``[6, ...]``: mean, standard deviation (unbiased), L2 norm and largest absolute value, all
+        of the states clamped to +-1e6, then the fraction of elements clamped and 1.0 where any
+        element was NaN or Inf before clamping.
+    """
+    magnitude = states.abs()
+    peak = magnitude.amax(-1)
+    clip_fraction = (magnitude > CLAMP).float().mean(-1)
+    clamped = states.clamp(-CLAMP, CLAMP)
+    mean = clamped.mean(-1)
+    norm = torch.linalg.vector_norm(clamped, dim=-1)
+    # torch.std_mean takes thirty times as long on a CPU.
+    centred = torch.linalg.vector_norm(clamped - mean.unsqueeze(-1), dim=-1)
+    std = centred / (states.shape[-1] - 1) ** 0.5
+    non_finite = (~torch.isfinite(peak)).float()
+    return torch.stack((mean, std, norm, peak.clamp(max=CLAMP), clip_fraction, non_finite))
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of the angle between vectors, over the last dimension; NaN for a zero vector."""
+    dot = torch.linalg.vecdot(a, b)
+    return dot / (torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1))
+
+
+class HiddenReducer:
+    """Collects the newest token's states of all layers, and reduces several steps together.
+
+    Attributes:
+        chunks: what has been reduced.
+        last_layer_cosines: ``[n, B]`` for every chunk: cosine of the last layer's state to that of
+            the step before, NaN where there is none.
+    """
+
+    def __init__(self, most_steps: int = MOST_STEPS) -> None:
+        self._most_steps = most_steps
+        self._steps: list[int] = []
+        self._positions: tuple[int, ...] = ()
+        self._states: list[Tensor] = []
+        self._steps_together = 1
+        self._several_devices = False
+        self._previous_last: Tensor | None = None
+        self.chunks: list[Chunk] = []
+        self.last_layer_cosines: list[Tensor] = []
+
+    def add(self, step: int, states: dict[int, Tensor]) -> None:
+        """Add one step: ``states`` maps layer position to ``[B, 1, D]``, in layer order."""
+        positions = tuple(states)
+        if positions != self._positions:
+            self.reduce()
+            self._positions = positions
+            per_step = 4 * sum(state.numel() for state in states.values())
+            self._steps_together = steps_together(per_step, self._most_steps)
+            self._several_devices = len({state.device for state in states.values()}) > 1
+        self._steps.append(step)
+        self._states += states.values()
+        if len(self._steps) == self._steps_together:
+            self.reduce()
+
+    def reduce(self) -> None:
+        """Reduce the pending steps to a chunk."""
+        if not self._steps:
+            return
+        if self._several_devices:
+            device = self._states[-1].device
+            self._states = [state.to(device, non_blocking=True) for state in self._states]
+        states = torch.stack(self._states).float()
+        states = states.view(len(self._steps), len(self._positions), *states.shape[1:]).squeeze(-2)
+        last = states[:, -1]
+        previous = self._previous_last
+        if previous is None:
+            previous = torch.full_like(last[:1], torch.nan)
+        self.last_layer_cosines.append(cosine(last, torch.cat((previous, last[:-1]))))
+        self.chunks.append(Chunk(tuple(self._steps), self._positions, hidden_statistics(states)))
+        self._previous_last = last[-1:].clone()
+        self._steps.clear()
+        self._states.clear()

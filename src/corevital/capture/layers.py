@@ -1,0 +1,86 @@
+"""Finds what to observe in a model: its decoder, the decoder's layers, its output head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayers:
+    """The modules of one model that are observed.
+
+    ``position_of`` maps ``id(module)`` of every module inside a layer, and of the layer itself,
+    to the layer's position.
+    """
+
+    decoder: nn.Module
+    layers: tuple[nn.Module, ...]
+    position_of: dict[int, int]
+
+
+def find_decoder_layers(model: nn.Module) -> DecoderLayers | None:
+    """The decoder layers of a causal language model, in order of execution.
+
+    The classes that the model declares in ``_can_record_outputs["hidden_states"]`` come first,
+    because that declaration is how ``transformers`` itself finds them; a model without it is
+    searched for the module list whose length is ``num_hidden_layers``.
+
+    Returns ``None`` when neither finds any layer.
+    """
+    decoder = _decoder(model)
+    layers = _declared_layers(decoder) or _layers_by_count(decoder)
+    if not layers:
+        return None
+    position_of = {
+        id(module): position for position, layer in enumerate(layers) for module in layer.modules()
+    }
+    return DecoderLayers(decoder, layers, position_of)
+
+
+def _decoder(model: nn.Module) -> nn.Module:
+    get_decoder = getattr(model, "get_decoder", None)
+    decoder = get_decoder() if callable(get_decoder) else None
+    return decoder if isinstance(decoder, nn.Module) else model
+
+
+def _declared_layers(decoder: nn.Module) -> tuple[nn.Module, ...]:
+    declared: Any = (getattr(decoder, "_can_record_outputs", None) or {}).get("hidden_states")
+    specifications = declared if isinstance(declared, list) else [declared]
+    classes: list[type] = []
+    names: list[str] = []
+    for specification in specifications:
+        target = getattr(specification, "target_class", specification)
+        name = getattr(specification, "class_name", None)
+        if isinstance(target, type):
+            classes.append(target)
+        elif isinstance(target, str):
+            names.append(target)
+        if isinstance(name, str):
+            names.append(name)
+    return tuple(
+        module
+        for name, module in decoder.named_modules()
+        if isinstance(module, tuple(classes)) or any(name.endswith(suffix) for suffix in names)
+    )
+
+
+def _layers_by_count(decoder: nn.Module) -> tuple[nn.Module, ...]:
+    count = number_of_layers(decoder)
+    if count is None:
+        return ()
+    for module in decoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return tuple(module)
+    return ()
+
+
+def number_of_layers(model: nn.Module) -> int | None:
+    """``num_hidden_layers`` of the (text) configuration, ``None`` when it has none."""
+    config = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = cast("Any", config).get_text_config(decoder=True)
+    count = getattr(config, "num_hidden_layers", None)
+    return count if isinstance(count, int) else None

@@ -1,0 +1,127 @@
+"""Next-token statistics from the model's raw logits."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from corevital.capture.chunk import MOST_STEPS, steps_together
+
+LN2: Final = math.log(2.0)
+_BLOCK: Final = 128
+# Stands for -inf: its probability is exactly 0 and 0 * it is 0, while 0 * -inf is NaN.
+_IMPOSSIBLE: Final = -1e30
+
+
+def logit_statistics(
+    logits: Tensor, token_ids: Tensor, top_k: int, scratch: Tensor | None = None
+) -> Tensor:
+    """Entropy, surprisal, margin and top-k mass of next-token distributions.
+
+    Args:
+        logits: ``[..., V]``, float32; -inf marks impossible tokens and is overwritten.
+        token_ids: ``[...]``, int64, the tokens that were chosen.
+        top_k: how many of the largest probabilities the mass sums, at most V.
+        scratch: memory of the shape of ``logits``, to spare an allocation.
+
+    Returns:
+        ``[4, ...]``: entropy (bits), surprisal (bits), p1 - p2, sum of the top-k probabilities.
+        NaN where the logits hold NaN or +inf.
+
+    Entropy and surprisal: Shannon, A Mathematical Theory of Communication (1948).
+    """
+    logits.clamp_(min=_IMPOSSIBLE)
+    probabilities = torch.softmax(logits, dim=-1, out=scratch)
+    largest = _largest(logits, max(top_k, 2))
+    # The largest probability is exp(largest logit - log normalizer): the normalizer costs no
+    # further pass over the vocabulary.
+    log_peak = torch.log(probabilities.amax(-1))
+    expected_logit = torch.linalg.vecdot(probabilities, logits)
+    entropy = largest[..., 0] * probabilities.sum(-1) - expected_logit - log_peak
+    log_normalizer = largest[..., 0] - log_peak
+    chosen = logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+    top = torch.exp(largest - log_normalizer.unsqueeze(-1))
+    return torch.stack(
+        (
+            entropy.clamp(min=0.0) / LN2,
+            (log_normalizer - chosen).clamp(min=0.0) / LN2,
+            top[..., 0] - top[..., 1] if top.shape[-1] > 1 else top[..., 0],
+            top[..., :top_k].sum(-1).clamp(max=1.0),
+        )
+    )
+
+
+def _largest(logits: Tensor, k: int) -> Tensor:
+    """The ``k`` largest values of the last dimension, descending.
+
+    The k largest values lie in the k blocks with the largest maxima, so a sort of the block maxima
+    and of k blocks replaces one over the whole vocabulary.
+    """
+    vocabulary = logits.shape[-1]
+    whole = vocabulary - vocabulary % _BLOCK
+    if whole < 4 * k * _BLOCK:
+        return torch.topk(logits, min(k, vocabulary), dim=-1).values
+    blocks = logits[..., :whole].unflatten(-1, (-1, _BLOCK))
+    best = torch.topk(blocks.amax(-1), k, dim=-1, sorted=False).indices
+    candidates = blocks.gather(-2, best.unsqueeze(-1).expand(*best.shape, _BLOCK)).flatten(-2)
+    candidates = torch.cat((candidates, logits[..., whole:]), dim=-1)
+    return torch.topk(candidates, k, dim=-1).values
+
+
+class LogitsReducer:
+    """Collects the logits of a few steps and reduces them together."""
+
+    def __init__(self, top_k: int, most_steps: int = MOST_STEPS) -> None:
+        self._top_k = top_k
+        self._most_steps = most_steps
+        self._steps_together = 1
+        self._logits: list[Tensor] = []
+        self._buffers: tuple[Tensor, Tensor] | None = None
+        self._reduced: list[Tensor] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether the pending steps are to be reduced now."""
+        return len(self._logits) >= self._steps_together
+
+    @property
+    def pending(self) -> int:
+        """Steps added and not yet reduced."""
+        return len(self._logits)
+
+    def add(self, logits: Tensor) -> None:
+        """Add the raw logits ``[B, Q, V]`` of one forward pass, of which the last are the step's."""
+        if not self._logits:
+            per_step = 16 * logits.shape[0] * logits.shape[2]
+            self._steps_together = steps_together(per_step, self._most_steps)
+        # A copy where a view would keep the logits of a whole prompt alive.
+        self._logits.append(logits[:, 0] if logits.shape[1] == 1 else logits[:, -1].clone())
+
+    def reduce(self, token_ids: Tensor) -> None:
+        """Reduce the pending steps; ``token_ids`` ``[n, B]`` are the tokens chosen at them.
+
+        ``n`` may be one less than the pending steps, when a run broke off between the forward
+        pass and the choice of its token: that step is dropped.
+        """
+        steps = token_ids.shape[0]
+        pending, self._logits = self._logits[:steps], []
+        if not pending:
+            return
+        if self._buffers is None or self._buffers[0].shape[0] < len(pending):
+            shape = (len(pending), *pending[0].shape)
+            stacked = torch.empty(shape, dtype=torch.float32, device=pending[0].device)
+            self._buffers = (stacked, torch.empty_like(stacked))
+        logits, scratch = (buffer[: len(pending)] for buffer in self._buffers)
+        if pending[0].dtype == torch.float32:
+            torch.stack(pending, out=logits)
+        else:
+            logits.copy_(torch.stack(pending))
+        token_ids = token_ids.to(logits.device, non_blocking=True)
+        self._reduced.append(logit_statistics(logits, token_ids, self._top_k, scratch))
+
+    def result(self) -> Tensor | None:
+        """``[4, S, B]`` on the device, ``None`` if no step was reduced."""
+        return torch.cat(self._reduced, dim=1) if self._reduced else None

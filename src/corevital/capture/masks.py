@@ -1,0 +1,88 @@
+"""Which keys a query may see, from whatever the attention backend was given."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+LOWEST: Final = torch.finfo(torch.float32).min
+
+
+def additive_mask(
+    mask: Any,
+    rows: tuple[int, int],
+    queries: int,
+    keys: int,
+    sliding_window: int | None,
+    device: torch.device,
+) -> Tensor | None:
+    """The mask of some query rows, to be added to their scores.
+
+    Args:
+        mask: what the attention function got: ``None`` (causal), boolean or additive
+            ``[B, H, Q, K]``, padding ``[B, K]`` (causal besides), or flex attention's
+            ``BlockMask``.
+        rows: first and one past the last query row that is wanted.
+        queries: number of queries; the last one is the newest token.
+        keys: number of keys that are wanted, from the first.
+        sliding_window: how many keys back a query sees, where the backend itself applies that.
+        device: where the result is wanted.
+
+    Returns:
+        A float32 tensor that broadcasts to ``[B, H, rows, K]``: 0 where visible, the type's
+        minimum where not; ``None`` when every key is visible.
+
+    Raises:
+        TypeError: the mask is of an unknown kind.
+    """
+    if isinstance(mask, Tensor) and mask.dim() == 4:
+        part = mask[:, :, rows[0] : rows[1], :keys].to(device)
+        return _additive(part) if part.dtype == torch.bool else part.float().clamp(min=LOWEST)
+    if mask is not None and not isinstance(mask, Tensor):
+        return _additive(_block_mask_rows(mask, rows, keys).to(device))
+    visible = _causally_visible(rows, queries, keys, sliding_window, device)
+    if isinstance(mask, Tensor):
+        padding = mask[:, None, None, :keys].bool().to(device)
+        visible = padding if visible is None else padding & visible
+    return None if visible is None else _additive(visible)
+
+
+def _causally_visible(
+    rows: tuple[int, int],
+    queries: int,
+    keys: int,
+    sliding_window: int | None,
+    device: torch.device,
+) -> Tensor | None:
+    only_newest = rows == (queries - 1, queries)
+    if only_newest and (sliding_window is None or keys <= sliding_window):
+        return None
+    place = torch.arange(keys, device=device)
+    cached = max(keys - rows[1], 0) if only_newest else 0
+    own_place = torch.arange(rows[0] + cached, rows[1] + cached, device=device)[:, None]
+    visible = place <= own_place
+    if sliding_window is not None:
+        visible = visible & (place > own_place - sliding_window)
+    return visible
+
+
+def _block_mask_rows(mask: Any, rows: tuple[int, int], keys: int) -> Tensor:
+    mask_mod = getattr(mask, "mask_mod", None)
+    if mask_mod is None:
+        raise TypeError(f"attention mask of type {type(mask).__name__}")
+    device = mask.kv_num_blocks.device
+    batch, heads = mask.shape[0], mask.shape[1]
+    visible: Tensor = mask_mod(
+        torch.arange(batch, device=device)[:, None, None, None],
+        torch.arange(heads, device=device)[None, :, None, None],
+        torch.arange(*rows, device=device)[None, None, :, None],
+        torch.arange(keys, device=device)[None, None, None, :],
+    )
+    return visible.expand(batch, heads, rows[1] - rows[0], keys)
+
+
+def _additive(visible: Tensor) -> Tensor:
+    blank = torch.zeros(visible.shape, dtype=torch.float32, device=visible.device)
+    return blank.masked_fill_(~visible, LOWEST)

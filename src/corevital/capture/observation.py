@@ -1,0 +1,216 @@
+"""One observed call of ``generate``: sets the run up, takes it down, and makes its records."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from corevital.capture.active import active_run
+from corevital.capture.columns import RunColumns, collect
+from corevital.capture.criterion import with_observer
+from corevital.capture.decoding import GenerateCall, unobservable_decoding
+from corevital.capture.hooks import observed
+from corevital.capture.layers import find_decoder_layers, number_of_layers
+from corevital.capture.plan import CapturePlan
+from corevital.capture.run import GenerationRun
+from corevital.record import (
+    Captured,
+    CaptureMode,
+    CaptureReport,
+    GenerationRecord,
+    ModelDescription,
+)
+
+_OFF: Final = "capture is off"
+_NO_TOKEN: Final = "no token was generated"
+_SUMMARY: Final = "not part of this capture mode"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """When ``generate`` ran: wall-clock nanoseconds and the matching ``perf_counter_ns``."""
+
+    start_time_ns: int
+    start_counter_ns: int
+    end_counter_ns: int
+
+    @property
+    def end_time_ns(self) -> int:
+        """Wall-clock nanoseconds of the end, on the clock of the start."""
+        return self.at(self.end_counter_ns)
+
+    def at(self, counter_ns: int) -> int:
+        """Wall-clock nanoseconds of a ``perf_counter_ns``."""
+        return self.start_time_ns + counter_ns - self.start_counter_ns
+
+
+def describe_model(model: nn.Module) -> ModelDescription:
+    """Name, family and size of a model; of a local folder, its last part is the name."""
+    config: Any = getattr(model, "config", None)
+    architecture = type(model).__name__
+    name = getattr(model, "name_or_path", None) or getattr(config, "_name_or_path", None)
+    family = getattr(config, "model_type", None) or "unknown"
+    if name and os.path.isdir(name):
+        name = os.path.basename(os.path.normpath(name))
+    return ModelDescription(name or architecture, family, architecture, number_of_layers(model))
+
+
+class Observation:
+    """Observes one call of ``generate`` as far as its decoding and the plan allow."""
+
+    def __init__(self, call: GenerateCall, plan: CapturePlan) -> None:
+        self._call = call
+        self._plan = plan
+        self._reason = _OFF if plan.mode is CaptureMode.OFF else None
+        self._obstacle = unobservable_decoding(call)
+        self._observes = self._reason is None and self._obstacle is None
+        self.run = GenerationRun(
+            call.model, find_decoder_layers(call.model) if self._observes else None, plan
+        )
+        self._columns: RunColumns | None = None
+        self._collected = False
+
+    @property
+    def sees_tokens(self) -> bool:
+        """Whether the call's tokens can be followed, for timing at least."""
+        return self._obstacle is None
+
+    def stopping_criteria(self) -> Any:
+        """The call's stopping criteria, and the observer behind them."""
+        return with_observer(self._call.arguments.get("stopping_criteria"), self.run)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Observe what the current thread generates inside the block."""
+        # A call that is not observed must not be taken for part of one around it.
+        token = active_run.set(self.run if self._observes else None)
+        hooks = observed(self._call.model, self.run.layers) if self._observes else nullcontext()
+        try:
+            with hooks:
+                yield
+        finally:
+            active_run.reset(token)
+
+    def token_seconds(self, interval: Interval) -> NDArray[np.float64]:
+        """Seconds from the call to each token, ``[S]``."""
+        times = np.asarray(self.run.token_times_ns, dtype=np.float64)
+        return (times - interval.start_counter_ns) / 1e9
+
+    def records(
+        self, model: ModelDescription, interval: Interval, returned_length: int | None
+    ) -> list[GenerationRecord]:
+        """One record for each sequence; ``returned_length`` is that of the returned sequences."""
+        columns = self._collect()
+        report = self._report(columns)
+        if columns is None:
+            return [self._empty(model, report, interval)]
+        steps = columns.token_ids.shape[1]
+        prompt_length = self._prompt_length(steps)
+        if returned_length is not None:
+            steps = min(steps, max(returned_length - prompt_length, 0))
+        return [
+            self._record(model, report, interval, columns, row, steps)
+            for row in range(columns.token_ids.shape[0])
+        ]
+
+    def _collect(self) -> RunColumns | None:
+        if not self._collected:
+            self._collected = True
+            started = time.perf_counter()
+            self.run.finish()
+            self._columns = collect(self.run)
+            self.run.seconds += time.perf_counter() - started
+        return self._columns
+
+    def _prompt_length(self, steps: int) -> int:
+        assert self.run.input_ids is not None
+        return int(self.run.input_ids.shape[1]) - steps
+
+    def _record(
+        self,
+        model: ModelDescription,
+        report: CaptureReport,
+        interval: Interval,
+        columns: RunColumns,
+        row: int,
+        steps: int,
+    ) -> GenerationRecord:
+        token_ids = columns.token_ids[row, :steps]
+        ends = np.isin(token_ids, list(self._call.end_tokens))
+        stopped = bool(ends.any())
+        if stopped:
+            steps = int(ends.argmax()) + 1
+        times = [interval.at(counter) for counter in self.run.token_times_ns[:steps]]
+        return GenerationRecord(
+            model=model,
+            capture=report,
+            prompt_tokens=int(columns.prompt_tokens[row]),
+            token_ids=token_ids[:steps].astype(np.int64),
+            step_time_ns=np.asarray(times, dtype=np.int64),
+            start_time_ns=interval.start_time_ns,
+            end_time_ns=interval.end_time_ns,
+            logits=columns.logit_columns(row, steps),
+            hidden=columns.hidden_columns(row, steps),
+            attention=columns.attention_columns(row, steps),
+            prompt=columns.prompt[row],
+            finish_reason="stop" if stopped else self._length_reason(steps),
+        )
+
+    def _length_reason(self, steps: int) -> str:
+        most_new = self._call.setting("max_new_tokens")
+        most = self._call.setting("max_length")
+        if isinstance(most_new, int):
+            return "length" if steps >= most_new else "stop"
+        total = self._prompt_length(len(self.run.token_times_ns)) + steps
+        return "length" if isinstance(most, int) and total >= most else "stop"
+
+    def _empty(
+        self, model: ModelDescription, report: CaptureReport, interval: Interval
+    ) -> GenerationRecord:
+        nothing = np.empty(0, dtype=np.int64)
+        return GenerationRecord(
+            model=model,
+            capture=report,
+            prompt_tokens=0,
+            token_ids=nothing,
+            step_time_ns=nothing,
+            start_time_ns=interval.start_time_ns,
+            end_time_ns=interval.end_time_ns,
+        )
+
+    def _report(self, columns: RunColumns | None) -> CaptureReport:
+        run = self.run
+        return CaptureReport(
+            mode=self._plan.mode,
+            logits=self._captured("logits", columns is not None and columns.logits is not None),
+            hidden=self._captured("hidden", columns is not None and columns.hidden is not None),
+            attention=self._captured(
+                "attention", columns is not None and columns.attention is not None
+            ),
+            prompt=self._captured("prompt", run.prefill is not None and columns is not None),
+            failures=len(run.failed_signals),
+            full_from_step=run.full_from_step,
+        )
+
+    def _captured(self, signal: str, available: bool) -> Captured:
+        reason = self._reason or self._obstacle or self.run.unavailable.get(signal)
+        if reason is None and available:
+            return Captured(True)
+        return Captured(False, reason or self._default_reason(signal))
+
+    def _default_reason(self, signal: str) -> str:
+        if self.run.steps == 0:
+            return _NO_TOKEN
+        if signal == "prompt":
+            return _SUMMARY if self._plan.mode is not CaptureMode.FULL else "switched off"
+        if signal == "attention":
+            return "the attention does not go through the attention interface"
+        return "nothing was seen in the forward pass"

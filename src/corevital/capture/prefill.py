@@ -1,0 +1,69 @@
+"""Prompt telemetry of one run, gathered while the prompt passes through the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from corevital.capture.prompt import LayerTransformation, PromptAttention, prompt_surprisal
+
+
+class Prefill:
+    """The first forward pass of a run, over the whole prompt.
+
+    Attributes:
+        valid: ``[B, P]`` boolean, False at padding.
+        surprisal: ``[B, P - 1]`` in bits; ``None`` where the output head is not known.
+        surprisal_error: largest difference between the logits that surprisal was computed from and
+            the model's own, at the last position.
+    """
+
+    def __init__(self, input_ids: Tensor, mask: Tensor | None) -> None:
+        self._input_ids = input_ids
+        everything = torch.ones_like(input_ids, dtype=torch.bool)
+        self.valid = everything if mask is None else mask.bool()
+        self.attention_maps = PromptAttention(self.valid)
+        self.transformation = LayerTransformation(self.valid)
+        self.surprisal: Tensor | None = None
+        self.surprisal_error: Tensor | None = None
+        self._last_states: Tensor | None = None
+
+    def layer(self, position: int, args: tuple[Any, ...], states: Tensor) -> None:
+        """One layer's output ``[B, P, D]``."""
+        before = args[0] if args and isinstance(args[0], Tensor) else None
+        self.transformation.observe(position, before, states)
+
+    def last_layer(self, position: int, states: Tensor) -> None:
+        """The decoder's output ``[B, P, D]``, after the final norm."""
+        self.transformation.observe(position, None, states)
+        self._last_states = states
+
+    def attention(
+        self,
+        position: int,
+        query: Tensor,
+        key: Tensor,
+        mask: Any,
+        weights: Tensor | None,
+        options: dict[str, Any],
+    ) -> None:
+        """One layer's attention over the prompt."""
+        self.attention_maps.observe(position, query, key, mask, weights, options)
+
+    def logits(self, model: nn.Module, logits: Tensor) -> None:
+        """The model's own logits ``[B, 1 or P, V]``; from them or from the output head, surprisal."""
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+        if self._last_states is not None and isinstance(head, nn.Module):
+            self.surprisal, newest = prompt_surprisal(self._last_states, head, self._input_ids)
+            self.surprisal_error = (newest - logits[:, -1].float()).abs().max()
+        self.attention_maps.reduce()
+        self.transformation.reduce()
+        self.release()
+
+    def release(self) -> None:
+        """Let go of everything that has the size of the prompt's hidden states."""
+        self._last_states = None
+        self.attention_maps.release()
+        self.transformation.release()

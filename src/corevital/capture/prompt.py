@@ -1,0 +1,267 @@
+"""What the prefill shows about the prompt, reduced layer by layer in bounded memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from corevital.capture.attention import ScoreOptions, grouped_scores
+from corevital.capture.chunk import BUFFER_BYTES
+from corevital.capture.hidden import cosine
+from corevital.capture.logits import LN2
+from corevital.capture.masks import additive_mask
+
+SPARSE_ABOVE: Final = 0.01
+MOST_SPARSE_PER_LAYER: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class SparseLayer:
+    """Weights above the threshold in one layer.
+
+    ``index`` ``[n, 4]`` holds batch row, head, query and key (-1 where unused) and ``weight``
+    ``[n]`` the weights; ``total`` ``[B, H]`` counts all of them.
+    """
+
+    index: Tensor
+    weight: Tensor
+    total: Tensor
+
+
+def key_thirds(valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks of the middle third and the outer thirds of each row's prompt.
+
+    Args:
+        valid: ``[B, P]`` boolean, False at padding on the left.
+
+    Returns:
+        Two float masks ``[B, P]``. Of ``n`` tokens the middle ones are ``n//3 ... 2n//3 - 1``.
+    """
+    length = valid.sum(-1, keepdim=True)
+    place = valid.cumsum(-1) - 1
+    middle = valid & (place >= length // 3) & (place < 2 * length // 3)
+    return middle.float(), (valid & ~middle).float()
+
+
+@dataclass(frozen=True, slots=True)
+class _LayerAttention:
+    position: int
+    query: Tensor
+    key: Tensor
+    mask: Any
+    weights: Tensor | None
+    options: ScoreOptions
+    sinks: Tensor | None
+
+    def goes_with(self, other: _LayerAttention) -> bool:
+        """Whether both layers can be reduced together."""
+        return (
+            self.mask is other.mask
+            and self.query.shape == other.query.shape
+            and self.options == other.options
+            and (self.weights is None) == (other.weights is None)
+            and (self.sinks is None) == (other.sinks is None)
+        )
+
+
+class PromptAttention:
+    """Basin score and sparse weights of every prompt attention matrix.
+
+    At most ``BUFFER_BYTES`` of weights exist at a time: short prompts are reduced several layers at
+    once, long ones some queries of one layer at a time.
+    """
+
+    def __init__(self, valid: Tensor) -> None:
+        self._valid = valid
+        self._middle, self._outer = key_thirds(valid)
+        self._waiting: list[_LayerAttention] = []
+        self.basin: dict[int, Tensor] = {}
+        self.sparse: dict[int, SparseLayer] = {}
+
+    def observe(
+        self,
+        position: int,
+        query: Tensor,
+        key: Tensor,
+        mask: Any,
+        weights: Tensor | None,
+        options: dict[str, Any],
+    ) -> None:
+        """Take one layer's attention over the whole prompt.
+
+        Arguments as in :meth:`AttentionReducer.observe`; queries and keys are the same tokens.
+        """
+        batch, heads, length, _ = query.shape
+        sinks = options.get("s_aux") if weights is None else None
+        layer = _LayerAttention(
+            position, query, key, mask, weights, ScoreOptions.of(options), sinks
+        )
+        if self._waiting and not layer.goes_with(self._waiting[0]):
+            self.reduce()
+        self._waiting.append(layer)
+        if len(self._waiting) * 4 * batch * heads * length**2 >= BUFFER_BYTES // 2:
+            self.reduce()
+
+    def reduce(self) -> None:
+        """Reduce the layers that wait."""
+        layers, self._waiting = self._waiting, []
+        if not layers:
+            return
+        batch, heads, length, _ = layers[0].query.shape
+        queries = max(1, min(length, BUFFER_BYTES // (4 * len(layers) * batch * heads * length)))
+        columns = torch.zeros(len(layers), batch, heads, length, device=self._valid.device)
+        total = torch.zeros(columns.shape[:-1], dtype=torch.long, device=self._valid.device)
+        found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in layers]
+        room = MOST_SPARSE_PER_LAYER
+        for stop in range(length, 0, -queries):
+            start = max(stop - queries, 0)
+            weights = _weights(layers, start, stop)
+            weights.mul_(self._valid[:, None, start:stop, None])
+            columns[..., : weights.shape[-1]] += weights.sum(-2)
+            above = weights > SPARSE_ABOVE
+            total += above.sum((-1, -2))
+            if room > 0:
+                for place in range(len(layers)):
+                    found[place].append(_newest_above(weights[place], above[place], start, room))
+                room -= len(found[0][-1][1])
+        basin = self._basin_scores(columns)
+        for place, layer in enumerate(layers):
+            index = torch.cat([index for index, _ in found[place]])
+            weight = torch.cat([weight for _, weight in found[place]])
+            self.basin[layer.position] = basin[place]
+            self.sparse[layer.position] = SparseLayer(index, weight, total[place])
+
+    def release(self) -> None:
+        """Let go of the prompt's queries and keys."""
+        self._waiting.clear()
+
+    def _basin_scores(self, columns: Tensor) -> Tensor:
+        """Weight on the middle third divided by that on the outer thirds, ``[l, B, H]``.
+
+        A prompt of fewer than three tokens has no middle: its score is 1.
+        """
+        middle = torch.linalg.vecdot(columns, self._middle[:, None])
+        outer = torch.linalg.vecdot(columns, self._outer[:, None])
+        scores = middle / outer.clamp(min=torch.finfo(torch.float32).tiny)
+        no_middle = self._valid.sum(-1)[:, None] < 3
+        return torch.where(no_middle, torch.ones_like(scores), scores)
+
+
+def _newest_above(
+    rows: Tensor, above: Tensor, start: int, room: int
+) -> tuple[Tensor, Tensor]:
+    """Index ``[n, 4]`` and weight ``[n]`` of at most ``room`` weights, newest queries first.
+
+    ``n`` does not depend on the data, so that an accelerator need not be waited for.
+    """
+    newest_first = above.flip(2).permute(2, 0, 1, 3)
+    index = torch.nonzero_static(newest_first, size=min(room, above.numel()), fill_value=-1)
+    age, row, head, key = index.unbind(-1)
+    query = rows.shape[2] - 1 - age
+    weight = rows[row, head, query.clamp(max=rows.shape[2] - 1), key]
+    used = age >= 0
+    place = torch.stack((row, head, query + start, key), dim=-1)
+    return torch.where(used[:, None], place, -1).int(), weight
+
+
+def _weights(layers: list[_LayerAttention], start: int, stop: int) -> Tensor:
+    """Attention weights ``[l, B, H, stop - start, K]`` of some queries, softmax in float32."""
+    first = layers[0]
+    length, width = first.query.shape[2:]
+    device = layers[-1].query.device
+    given = [layer.weights for layer in layers if layer.weights is not None]
+    if given:
+        parts = [weights[:, :, start:stop, :length].to(device) for weights in given]
+        return torch.stack(parts).float()
+    # Without an explicit mask the attention is causal: later keys cannot matter.
+    keys = stop if first.mask is None else length
+    scores = torch.stack(
+        [
+            grouped_scores(layer.query[:, :, start:stop], layer.key[:, :, :keys]).to(device)
+            for layer in layers
+        ]
+    )
+    scores = first.options.apply(scores.float(), width)
+    window = first.options.sliding_window
+    mask = additive_mask(first.mask, (start, stop), length, keys, window, device)
+    if mask is not None:
+        scores.add_(mask)
+    sinks = [layer.sinks for layer in layers if layer.sinks is not None]
+    if not sinks:
+        return torch.softmax(scores, dim=-1)
+    column = torch.stack(sinks).float()[:, None, :, None, None].expand(*scores.shape[:-1], 1)
+    return torch.softmax(torch.cat((scores, column.to(device)), dim=-1), dim=-1)[..., :-1]
+
+
+class LayerTransformation:
+    """1 - cosine between a layer's output and its input, averaged over the prompt's tokens."""
+
+    def __init__(self, valid: Tensor) -> None:
+        self._valid = valid.float()
+        self._before: Tensor | None = None
+        self._waiting: list[tuple[int, Tensor]] = []
+        self.by_layer: dict[int, Tensor] = {}
+
+    def observe(self, position: int, before: Tensor | None, after: Tensor) -> None:
+        """``after`` ``[B, P, D]`` is a layer's output; ``before`` its input, where it is known.
+
+        Layers come in order, so the output of one is the input of the next.
+        """
+        if self._before is None and not self._waiting:
+            self._before = before
+        self._waiting.append((position, after))
+        if len(self._waiting) * 4 * after.numel() >= BUFFER_BYTES:
+            self.reduce()
+
+    def reduce(self) -> None:
+        """Reduce the layers that wait; keep the last output for the next layer."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        device = waiting[-1][1].device
+        states = [after for _, after in waiting]
+        positions = [position for position, _ in waiting]
+        if self._before is not None:
+            states.insert(0, self._before)
+        else:
+            positions = positions[1:]
+        stacked = torch.stack([state.to(device) for state in states]).float()
+        weight = self._valid.to(device)
+        change = (1.0 - cosine(stacked[1:], stacked[:-1])) * weight
+        mean = change.sum(-1) / weight.sum(-1)
+        self.by_layer |= dict(zip(positions, mean, strict=True))
+        self._before = waiting[-1][1]
+
+    def release(self) -> None:
+        """Let go of the prompt's states."""
+        self._before = None
+        self._waiting.clear()
+
+
+def prompt_surprisal(
+    states: Tensor, head: nn.Module, token_ids: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Surprisal of every prompt token given those before it.
+
+    Args:
+        states: ``[B, P, D]``, the decoder's last hidden states.
+        head: the output embedding, ``D -> V``.
+        token_ids: ``[B, P]``.
+
+    Returns:
+        Surprisal ``[B, P - 1]`` in bits, and the head's logits ``[B, V]`` at the last position.
+    """
+    batch, length, _ = states.shape
+    vocabulary = getattr(head, "weight", states).shape[0]
+    chunk = max(1, BUFFER_BYTES // (4 * batch * vocabulary))
+    parts = []
+    for start in range(0, length, chunk):
+        logits = head(states[:, start : start + chunk]).float()
+        predicted = token_ids[:, start + 1 : start + 1 + logits.shape[1]]
+        predicting = logits[:, : predicted.shape[1]]
+        chosen = predicting.gather(-1, predicted.unsqueeze(-1)).squeeze(-1)
+        parts.append((torch.logsumexp(predicting, dim=-1) - chosen) / LN2)
+    return torch.cat(parts, dim=1), logits[:, -1]

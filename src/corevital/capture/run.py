@@ -1,0 +1,281 @@
+"""Observes one call of ``generate``: reduces every step as it appears, keeps small tensors only."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from corevital.capture.attention import AttentionReducer
+from corevital.capture.attention_functions import AttentionFunction
+from corevital.capture.cache import only_appends
+from corevital.capture.chunk import MOST_STEPS
+from corevital.capture.failure import is_own_failure
+from corevital.capture.hidden import HiddenReducer
+from corevital.capture.layers import DecoderLayers
+from corevital.capture.logits import LogitsReducer
+from corevital.capture.plan import CapturePlan
+from corevital.capture.prefill import Prefill
+from corevital.capture.transfer import PendingCopy
+from corevital.record import CaptureMode, LogitColumns
+
+_logger: Final = logging.getLogger(__name__)
+_already_logged: set[tuple[str, type[Exception]]] = set()
+
+_ON_RISK_STEPS: Final = 8
+
+
+class GenerationRun:
+    """One call of ``generate``, from its first forward pass to its last token.
+
+    Each signal is observed on its own: when observing one fails, the failure is logged once per
+    process and counted, that signal ends for this run, and the generation goes on untouched.
+
+    Attributes:
+        token_times_ns: when each token was known, nanoseconds of ``time.perf_counter_ns``.
+        input_ids: ``[B, prompt + S]`` as of the last token; ``None`` before the first.
+        prompt_mask: ``[B, P]`` attention mask of the prompt; ``None`` when nothing is masked.
+        unavailable: why a signal (``logits``, ``hidden``, ``attention``, ``prompt``) ended or was
+            never begun.
+        failed_signals: the signals whose observation failed.
+        seconds: time spent observing.
+        full_from_step: the step from which an ``on_risk`` run observed everything.
+    """
+
+    def __init__(self, model: nn.Module, layers: DecoderLayers | None, plan: CapturePlan) -> None:
+        self.model = model
+        self.layers = layers
+        self.plan = plan
+        self.token_times_ns: list[int] = []
+        self.input_ids: Tensor | None = None
+        self.unavailable: dict[str, str] = {}
+        self.failed_signals: list[str] = []
+        self.seconds = 0.0
+        self.full_from_step: int | None = None
+        most_steps = _ON_RISK_STEPS if plan.mode is CaptureMode.ON_RISK else MOST_STEPS
+        self.logits = LogitsReducer(plan.top_k, most_steps)
+        self.hidden = HiddenReducer(most_steps)
+        self.attention = AttentionReducer(most_steps)
+        self.prefill: Prefill | None = None
+        self._reading_prompt: Prefill | None = None
+        self.prompt_mask: Tensor | None = None
+        self._everything = plan.mode is CaptureMode.FULL
+        self._last = len(layers.layers) - 1 if layers is not None else -1
+        self._states: dict[int, Tensor] = {}
+        self._observing_forward = False
+        self._token_due = False
+        self._wrapped: dict[AttentionFunction, AttentionFunction] = {}
+        self._not_done: Tensor | None = None
+        self._pending_check: tuple[PendingCopy, PendingCopy] | None = None
+        if layers is None:
+            self.unavailable["hidden"] = "no decoder layers found"
+            self.unavailable["attention"] = "no decoder layers found"
+
+    @property
+    def steps(self) -> int:
+        """Tokens known so far."""
+        return len(self.token_times_ns)
+
+    def forward_starts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The model's forward pass begins."""
+        if self._token_due:
+            # A second forward pass before the token of the first: not one of the decoding loop.
+            self._observing_forward = False
+            return
+        self._observing_forward = True
+        self._states.clear()
+        self.attention.discard_step()
+        self.attention.append_only = only_appends(kwargs.get("past_key_values"))
+        if self.steps == 0:
+            mask = kwargs.get("attention_mask")
+            self.prompt_mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+            self._observed("prompt", self._begin_prefill, args, kwargs)
+
+    def _begin_prefill(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.plan.mode is not CaptureMode.FULL or not self.plan.prompt:
+            return
+        input_ids = kwargs.get("input_ids", args[0] if args else None)
+        reason = _prompt_unobservable(input_ids, kwargs, self.plan)
+        if reason is not None:
+            self.unavailable["prompt"] = reason
+        elif input_ids is not None:
+            self.prefill = self._reading_prompt = Prefill(input_ids, self.prompt_mask)
+
+    def layer_returns(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """A decoder layer returns its hidden states."""
+        if not self._observing_forward or self.layers is None or "hidden" in self.unavailable:
+            return
+        position = self.layers.position_of[id(module)]
+        if not self._everything and position != self._last:
+            return
+        states: Tensor = output[0] if isinstance(output, tuple) else output
+        self._observed("hidden", self._keep_state, position, states)
+        if self._reading_prompt is not None and position != self._last:
+            self._observed("prompt", self._reading_prompt.layer, position, args, states)
+
+    def _keep_state(self, position: int, states: Tensor) -> None:
+        self._states[position] = _newest(states)
+
+    def decoder_returns(self, module: nn.Module, output: Any) -> None:
+        """The decoder returns its last hidden states, after the final norm."""
+        if not self._observing_forward or "hidden" in self.unavailable:
+            return
+        states = output[0] if isinstance(output, tuple) else output.last_hidden_state
+        self._observed("hidden", self._keep_state, self._last, states)
+        if self._reading_prompt is not None:
+            self._observed("prompt", self._reading_prompt.last_layer, self._last, states)
+
+    def observed_attention(self, function: AttentionFunction) -> AttentionFunction:
+        """``function`` itself, followed by an observation of what it was given."""
+        if not self._observing_forward or "attention" in self.unavailable:
+            return function
+        wrapped = self._wrapped.get(function)
+        if wrapped is None:
+            wrapped = self._wrapped[function] = self._wrap(function)
+        return wrapped
+
+    def _wrap(self, function: AttentionFunction) -> AttentionFunction:
+        assert self.layers is not None
+        position_of = self.layers.position_of
+        last = self._last
+
+        def attention(
+            module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+        ) -> tuple[Tensor, Tensor | None]:
+            result = function(module, query, key, value, *args, **kwargs)
+            position = position_of.get(id(module))
+            if position is not None and (self._everything or position == last):
+                mask = args[0] if args else kwargs.get("attention_mask")
+                given = (position, query, key, mask, result[1], kwargs)
+                self._observed("attention", self.attention.observe, *given)
+                if self._reading_prompt is not None:
+                    self._observed("prompt", self._reading_prompt.attention, *given)
+            return result
+
+        return attention
+
+    def forward_returns(self, output: Any) -> None:
+        """The model's forward pass ends: the step's rows and states are complete."""
+        if not self._observing_forward:
+            return
+        self._observing_forward = False
+        self._token_due = True
+        step = self.steps
+        if "logits" not in self.unavailable:
+            self._observed("logits", self._keep_logits, output)
+        if self._states:
+            states = {position: self._states[position] for position in sorted(self._states)}
+            self._states.clear()
+            self._observed("hidden", self.hidden.add, step, states)
+        if "attention" not in self.unavailable:
+            self._observed("attention", self.attention.end_step, step)
+        if self._reading_prompt is not None:
+            self._observed("prompt", self._reading_prompt.logits, self.model, output.logits)
+            self._reading_prompt = None
+
+    def _keep_logits(self, output: Any) -> None:
+        self.logits.add(output.logits)
+
+    def token_chosen(self, input_ids: Tensor) -> None:
+        """A token was accepted; ``input_ids`` ``[B, prompt + steps]`` ends with it."""
+        self.token_times_ns.append(time.perf_counter_ns())
+        self.input_ids = input_ids
+        self._token_due = False
+        self._reading_prompt = None
+        if self.logits.pending and self.logits.full:
+            self._observed("logits", self._reduce_logits)
+            if self.plan.escalate is not None and not self._everything:
+                self._observed("logits", self._consider_escalation)
+
+    def _reduce_logits(self) -> None:
+        assert self.input_ids is not None
+        chosen = self.input_ids[:, self.input_ids.shape[1] - min(self.logits.pending, self.steps) :]
+        self.logits.reduce(chosen.T)
+
+    def _consider_escalation(self) -> None:
+        """Look at the values that have reached the host; on an accelerator, those of last time."""
+        check, self._pending_check = self._pending_check, None
+        self.hidden.reduce()
+        columns = self.logits.result()
+        if columns is not None and self.hidden.chunks:
+            cosines = torch.cat(self.hidden.last_layer_cosines)
+            self._pending_check = (PendingCopy(columns), PendingCopy(cosines))
+        if check is None or not self._arrived(check):
+            check = self._pending_check
+        if check is not None and self._arrived(check) and self._is_risky(check):
+            self._everything = True
+            self.full_from_step = self.steps
+
+    @staticmethod
+    def _arrived(check: tuple[PendingCopy, PendingCopy]) -> bool:
+        return check[0].arrived and check[1].arrived
+
+    def _is_risky(self, check: tuple[PendingCopy, PendingCopy]) -> bool:
+        assert self.plan.escalate is not None
+        columns, cosines = check[0].array(), check[1].array()
+        return any(
+            self.plan.escalate(LogitColumns(*columns[:, :, row]), cosines[:, row])
+            for row in range(columns.shape[2])
+        )
+
+    def not_done(self, input_ids: Tensor) -> Tensor:
+        """All-False ``[B]``: the answer of a stopping criterion that never stops."""
+        rows = input_ids.shape[0]
+        if self._not_done is None or self._not_done.shape[0] != rows:
+            self._not_done = torch.zeros(rows, dtype=torch.bool, device=input_ids.device)
+        return self._not_done
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Reduce what is pending; forget what belongs to a step without a token."""
+        self._states.clear()
+        self._observing_forward = False
+        self.attention.discard_step()
+        if self.input_ids is not None:
+            self._observed("logits", self._reduce_logits)
+        self._observed("hidden", self.hidden.reduce)
+        self._observed("attention", self.attention.reduce)
+        if self.prefill is not None:
+            self.prefill.release()
+
+    def _observed(self, signal: str, observe: Callable[..., None], *args: Any) -> None:
+        """Call ``observe``; its failure ends the signal, never the generation."""
+        if signal in self.unavailable:
+            return
+        started = time.perf_counter()
+        try:
+            observe(*args)
+        except Exception as error:
+            if not is_own_failure(error):
+                raise
+            self.failed_signals.append(signal)
+            self.unavailable[signal] = f"{type(error).__name__}: {error}"[:200]
+            if (signal, type(error)) not in _already_logged:
+                _already_logged.add((signal, type(error)))
+                _logger.warning("Observing %s failed; the generation goes on.", signal, exc_info=True)
+        self.seconds += time.perf_counter() - started
+
+
+def _newest(states: Tensor) -> Tensor:
+    """The newest token's states ``[B, 1, D]``; a copy where a view would keep a prompt alive."""
+    return states if states.shape[1] == 1 else states[:, -1:].clone()
+
+
+def _prompt_unobservable(
+    input_ids: Tensor | None, kwargs: dict[str, Any], plan: CapturePlan
+) -> str | None:
+    if input_ids is None:
+        return "the prompt was given as embeddings"
+    cache = kwargs.get("past_key_values")
+    if cache is not None and hasattr(cache, "get_seq_length") and int(cache.get_seq_length()) > 0:
+        return "the prompt continues a cache"
+    length = input_ids.shape[1]
+    if length > plan.prompt_max_tokens:
+        return f"prompt of {length} tokens; the limit is {plan.prompt_max_tokens}"
+    if length < 2:
+        return "prompt of fewer than 2 tokens"
+    return None

@@ -1,0 +1,38 @@
+"""Brings results from the device to the host."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def to_host(tensor: Tensor) -> NDArray[np.float32]:
+    """A float array on the host; waits for the device."""
+    array: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
+    return array
+
+
+class PendingCopy:
+    """A copy to the host that is under way while the device goes on computing."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if tensor.device.type == "cuda":
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(tensor.device))
+        else:
+            self._host = tensor.cpu()
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the copy is complete; never waits."""
+        return self._event is None or self._event.query()
+
+    def array(self) -> NDArray[np.float32]:
+        """The copied values; to be read once they have arrived."""
+        values: NDArray[np.float32] = self._host.float().numpy()
+        return values

@@ -1,0 +1,137 @@
+"""The instrumentor: one object to switch CoreVital on and off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+import wrapt
+from opentelemetry._logs import LoggerProvider
+from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined]
+    BaseInstrumentor,
+)
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider, get_tracer
+from opentelemetry.util.genai.completion_hook import load_completion_hook
+from opentelemetry.util.genai.handler import TelemetryHandler
+
+from corevital.settings import Settings, load_settings
+from corevital.version import __version__
+
+SUPPORTED: Final = "transformers >= 4.57.1, < 6"
+SCOPE: Final = "corevital"
+
+
+class CoreVitalInstrumentor(BaseInstrumentor):
+    """Instruments every generation of Hugging Face ``transformers``.
+
+    It is a singleton, and both of its methods may be called at any time and any number of times:
+    models that were loaded before are instrumented too, and ``uninstrument`` puts every patched
+    attribute back.
+    """
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """The range of ``transformers`` that is tested."""
+        return (SUPPORTED,)
+
+    def _instrument(self, **kwargs: Any) -> None:
+        """Instrument.
+
+        Keywords: ``tracer_provider``, ``meter_provider``, ``logger_provider`` (by default the
+        global ones), ``on_generation`` (a :data:`corevital.Listener`), and every field of
+        :class:`corevital.Settings`, which overrides its environment variable.
+
+        Raises:
+            SettingsError: a setting is unknown or has a value that is not accepted.
+        """
+        tracer_provider: TracerProvider | None = kwargs.pop("tracer_provider", None)
+        meter_provider: MeterProvider | None = kwargs.pop("meter_provider", None)
+        logger_provider: LoggerProvider | None = kwargs.pop("logger_provider", None)
+        listener = kwargs.pop("on_generation", None)
+        settings = load_settings(**kwargs)
+        self._patches: list[_Patch] = []
+        self._retire: Callable[[], None] = _nothing
+        if settings.enabled:
+            self._patch(settings, tracer_provider, meter_provider, logger_provider, listener)
+
+    def _patch(
+        self,
+        settings: Settings,
+        tracer_provider: TracerProvider | None,
+        meter_provider: MeterProvider | None,
+        logger_provider: LoggerProvider | None,
+        listener: Any,
+    ) -> None:
+        # Imported here, because the command line and opentelemetry-instrument load this module
+        # before it is known whether torch and transformers are needed.
+        from transformers import GenerationMixin, PreTrainedTokenizerBase
+        from transformers.modeling_utils import AttentionInterface
+
+        from corevital.capture.attention_functions import LOOKUP, observe_lookup
+        from corevital.telemetry.content import ChatPrompts, PromptReader
+        from corevital.telemetry.generate import InstrumentedGenerate
+        from corevital.telemetry.metrics import GenerationMetrics
+        from corevital.telemetry.pipeline import Pipeline
+        from corevital.telemetry.provider import ProcessorInstaller
+        from corevital.telemetry.span_processor import CoreVitalSpanProcessor
+
+        handler = TelemetryHandler(
+            tracer_provider,
+            meter_provider,
+            logger_provider,
+            load_completion_hook(),
+            instrumentation_scope_name=SCOPE,
+            instrumentation_scope_version=__version__,
+        )
+        may_read = handler.should_capture_content()
+        chats = ChatPrompts(keep_messages=may_read)
+        processors = ProcessorInstaller(
+            CoreVitalSpanProcessor(settings, logger_provider),
+            tracer_provider,
+            enabled=settings.span_processor,
+        )
+        pipeline = Pipeline(
+            settings,
+            handler,
+            get_tracer(SCOPE, __version__, tracer_provider),
+            GenerationMetrics(meter_provider),
+            processors,
+            PromptReader(chats, may_read=may_read),
+            listener,
+        )
+        processors.ensure_installed()
+        self._retire = processors.retire
+        generate = InstrumentedGenerate(GenerationMixin.generate, pipeline)
+        self._patches = [
+            _Patch(GenerationMixin, "generate", generate),
+            _Patch(AttentionInterface, LOOKUP, observe_lookup),
+            _Patch(PreTrainedTokenizerBase, "apply_chat_template", chats.observe_template),
+        ]
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        """Put every patched attribute back and take the span processor out of use."""
+        for patch in self._patches:
+            patch.undo()
+        self._patches = []
+        self._retire()
+
+
+def _nothing() -> None:
+    """What there is to retire when CoreVital was disabled."""
+
+
+class _Patch:
+    """A wrapped attribute of a class."""
+
+    def __init__(self, owner: type, name: str, wrapper: Callable[..., Any]) -> None:
+        self._owner = owner
+        self._name = name
+        self._own = vars(owner).get(name)
+        wrapt.wrap_function_wrapper(owner, name, wrapper)
+
+    def undo(self) -> None:
+        """Restore the original; an attribute that was inherited is inherited again."""
+        if self._own is None:
+            delattr(self._owner, self._name)
+        else:
+            setattr(self._owner, self._name, self._own)

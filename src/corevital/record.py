@@ -1,0 +1,194 @@
+"""What one generation left behind: small arrays over steps and layers, never a raw tensor.
+
+Axes are named throughout: ``S`` generated tokens (steps), ``L`` observed layers, ``P`` prompt
+tokens, ``H`` attention heads. Step ``s`` is the forward pass that predicted generated token ``s``.
+A value that was not observed at some step is NaN (``False`` or 0 in boolean and count columns).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+class CaptureMode(StrEnum):
+    """How much of a generation is observed."""
+
+    FULL = "full"
+    SUMMARY = "summary"
+    ON_RISK = "on_risk"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """The model that generated: ``name`` as users know it, ``family`` as ``config.model_type``."""
+
+    name: str
+    family: str
+    architecture: str
+    layers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """Whether one kind of signal was observed; ``reason`` says why not, when it was not."""
+
+    available: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogitColumns:
+    """Statistics of the model's raw next-token distribution, before logits processors.
+
+    ``entropy`` and ``surprisal`` are in bits; ``margin`` (p1 - p2) and ``top_k_mass`` are
+    probabilities. All have shape ``[S]``. Logits are observed at every step or at none, so here NaN
+    means that the logits held NaN or +inf.
+    """
+
+    entropy: Floats
+    surprisal: Floats
+    margin: Floats
+    top_k_mass: Floats
+
+    @property
+    def perplexity(self) -> Floats:
+        """2 to the power of the entropy, ``[S]``."""
+        return np.exp2(self.entropy)
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenColumns:
+    """Statistics of the newest token's hidden state per layer, clamped to +-1e6.
+
+    ``layers`` ``[L]`` holds the zero-based layer indices; the last layer's state is the one after
+    the final norm, as in ``output_hidden_states``. ``clip_fraction`` is the share of elements that
+    were clamped. ``non_finite`` marks NaN or Inf before clamping. Columns have shape ``[S, L]``.
+    ``last_layer_cosine`` ``[S]`` is the cosine of the last layer's state to that of the step
+    before (NaN at step 0).
+    """
+
+    layers: Ints
+    mean: Floats
+    std: Floats
+    l2_norm: Floats
+    max_abs: Floats
+    clip_fraction: Floats
+    non_finite: Bools
+    last_layer_cosine: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionColumns:
+    """Statistics of the newest token's attention row, over heads, per layer.
+
+    ``layers`` ``[L]`` holds zero-based layer indices, ``heads`` ``[L]`` the number of heads.
+    Entropies are in bits over the visible keys; ``normalized_entropy_mean`` is divided by
+    log2(visible keys) and lies in [0, 1] (0 when one key is visible). ``concentration_*`` is the
+    largest weight of a row, its maximum and minimum over heads. ``collapsed_heads`` counts heads
+    with normalised entropy below 0.03, ``focused_heads`` those with concentration above 0.9.
+    Columns have shape ``[S, L]``.
+    """
+
+    layers: Ints
+    heads: Ints
+    entropy_mean: Floats
+    entropy_min: Floats
+    entropy_max: Floats
+    normalized_entropy_mean: Floats
+    concentration_max: Floats
+    concentration_min: Floats
+    collapsed_heads: Ints
+    focused_heads: Ints
+    non_finite: Bools
+
+
+@dataclass(frozen=True, slots=True)
+class SparseAttention:
+    """Prompt attention weights above ``threshold``, as a structure of arrays of equal length.
+
+    ``kept`` of ``total`` such weights are listed: the list is bounded, the count is exact.
+    """
+
+    threshold: float
+    layer: NDArray[np.int16]
+    head: NDArray[np.int16]
+    query: NDArray[np.int32]
+    key: NDArray[np.int32]
+    weight: Floats
+    total: int
+
+    @property
+    def kept(self) -> int:
+        """How many weights are listed."""
+        return len(self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptColumns:
+    """What the prefill showed.
+
+    ``surprisal`` ``[P-1]`` in bits: token ``p+1`` given tokens ``0..p``. ``layer_transformation``
+    ``[L-1]``: 1 - cosine between consecutive layers, mean over tokens. ``basin`` ``[L, H]``:
+    attention on the middle third of the keys divided by attention on the outer thirds
+    (rows of layers with fewer heads are padded with NaN). Any of them may be ``None``.
+    """
+
+    surprisal: Floats | None = None
+    layer_transformation: Floats | None = None
+    basin: Floats | None = None
+    sparse: SparseAttention | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureReport:
+    """What was observed, and why the rest was not."""
+
+    mode: CaptureMode
+    logits: Captured
+    hidden: Captured
+    attention: Captured
+    prompt: Captured
+    failures: int = 0
+    full_from_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRecord:
+    """One generated sequence.
+
+    ``token_ids`` ``[S]``; ``step_time_ns`` ``[S]``: wall-clock nanoseconds since the Unix epoch
+    at which each token was known. ``start_time_ns`` and ``end_time_ns`` bound the ``generate``
+    call.
+    """
+
+    model: ModelDescription
+    capture: CaptureReport
+    prompt_tokens: int
+    token_ids: Ints
+    step_time_ns: Ints
+    start_time_ns: int
+    end_time_ns: int
+    logits: LogitColumns | None = None
+    hidden: HiddenColumns | None = None
+    attention: AttentionColumns | None = None
+    prompt: PromptColumns = field(default_factory=PromptColumns)
+    finish_reason: str | None = None
+
+    @property
+    def steps(self) -> int:
+        """Number of generated tokens."""
+        return len(self.token_ids)
+
+    @property
+    def observed(self) -> bool:
+        """Whether anything of the generation's inside is known."""
+        return any(part is not None for part in (self.logits, self.hidden, self.attention))

@@ -1,0 +1,1 @@
+"""Turns records and assessments into OpenTelemetry spans, events and metrics."""

@@ -1,0 +1,143 @@
+"""Span attributes of a record and its assessment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corevital import semconv
+from corevital.assess.assessment import Assessment
+from corevital.record import (
+    AttentionColumns,
+    Captured,
+    CaptureReport,
+    GenerationRecord,
+    LogitColumns,
+    PromptColumns,
+)
+
+Value = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
+
+RISK_SOURCE_HEURISTIC = "heuristic"
+
+
+def record_attributes(record: GenerationRecord) -> dict[str, Value]:
+    """What was observed, in numbers."""
+    return dict(_finite(_record_attributes(record)))
+
+
+def assessment_attributes(assessment: Assessment) -> dict[str, Value]:
+    """What the observations mean."""
+    return dict(_finite(_assessment_attributes(assessment)))
+
+
+def capture_attributes(report: CaptureReport) -> dict[str, Value]:
+    """What was observed, and why the rest was not."""
+    attributes: dict[str, Value] = {
+        semconv.CAPTURE_MODE: report.mode.value,
+        semconv.CAPTURE_LOGITS: _availability(report.logits),
+        semconv.CAPTURE_HIDDEN: _availability(report.hidden),
+        semconv.CAPTURE_ATTENTION: _availability(report.attention),
+        semconv.CAPTURE_PROMPT: _availability(report.prompt),
+    }
+    if report.full_from_step is not None:
+        attributes[semconv.CAPTURE_FULL_FROM] = report.full_from_step
+    if report.failures:
+        attributes[semconv.CAPTURE_FAILURES] = report.failures
+    return attributes
+
+
+def _availability(captured: Captured) -> str:
+    return "captured" if captured.available else f"unavailable: {captured.reason}"
+
+
+def _record_attributes(record: GenerationRecord) -> Iterator[tuple[str, Value]]:
+    yield from capture_attributes(record.capture).items()
+    yield semconv.CAPTURE_STEPS, record.steps
+    if record.steps:
+        first = (int(record.step_time_ns[0]) - record.start_time_ns) / 1e9
+        yield semconv.TIME_TO_FIRST_TOKEN, first
+    if record.steps > 1:
+        span = int(record.step_time_ns[-1]) - int(record.step_time_ns[0])
+        yield semconv.TIME_PER_OUTPUT_TOKEN, span / 1e9 / (record.steps - 1)
+    if record.logits is not None:
+        yield from _logit_attributes(record.logits)
+    if record.attention is not None:
+        yield from _attention_attributes(record.attention)
+    yield from _prompt_attributes(record.prompt)
+
+
+def _logit_attributes(logits: LogitColumns) -> Iterator[tuple[str, Value]]:
+    yield semconv.ENTROPY_MEAN, _mean(logits.entropy)
+    yield semconv.ENTROPY_MAX, _largest(logits.entropy)
+    yield semconv.SURPRISAL_MEAN, _mean(logits.surprisal)
+    yield semconv.SURPRISAL_MAX, _largest(logits.surprisal)
+    yield semconv.MARGIN_MEAN, _mean(logits.margin)
+    yield semconv.MARGIN_MIN, -_largest(-logits.margin)
+    yield semconv.TOP_K_MASS_MEAN, _mean(logits.top_k_mass)
+
+
+def _attention_attributes(attention: AttentionColumns) -> Iterator[tuple[str, Value]]:
+    yield semconv.ATTENTION_ENTROPY_MEAN, _mean(attention.entropy_mean)
+    seen = np.isfinite(attention.entropy_mean)
+    if seen.any():
+        share = (attention.collapsed_heads / attention.heads)[seen].mean()
+        yield semconv.ATTENTION_COLLAPSED_SHARE, float(share)
+
+
+def _prompt_attributes(prompt: PromptColumns) -> Iterator[tuple[str, Value]]:
+    if prompt.surprisal is not None:
+        yield semconv.PROMPT_SURPRISAL_MEAN, _mean(prompt.surprisal)
+        yield semconv.PROMPT_SURPRISAL_MAX, _largest(prompt.surprisal)
+    if prompt.layer_transformation is not None:
+        yield semconv.PROMPT_TRANSFORMATION_MEAN, _mean(prompt.layer_transformation)
+    if prompt.basin is not None:
+        yield semconv.PROMPT_BASIN_MEAN, _mean(prompt.basin)
+    if prompt.sparse is not None:
+        yield semconv.PROMPT_SPARSE_WEIGHTS, prompt.sparse.total
+
+
+def _assessment_attributes(assessment: Assessment) -> Iterator[tuple[str, Value]]:
+    risk = assessment.risk
+    yield semconv.RISK_SCORE, risk.score
+    yield semconv.RISK_SOURCE, RISK_SOURCE_HEURISTIC
+    yield semconv.RISK_HEURISTIC, risk.score
+    yield semconv.RISK_LEVEL, risk.level.value
+    yield semconv.RISK_FACTORS, [factor.name for factor in risk.factors]
+    yield semconv.RISK_CONTRIBUTIONS, [factor.contribution for factor in risk.factors]
+    flags = assessment.flags
+    yield semconv.NAN_OR_INF, flags.nan_or_inf
+    yield semconv.REPETITION_LOOP, flags.repetition_loop
+    yield semconv.MID_LAYER_ANOMALY, flags.mid_layer_anomaly
+    yield semconv.ATTENTION_COLLAPSE, flags.attention_collapse
+    yield semconv.ATTENTION_COLLAPSE_SEVERITY, flags.attention_collapse_severity
+    yield semconv.HIGH_ENTROPY_STEPS, flags.high_entropy_steps
+    signals = assessment.signals
+    yield semconv.SIGNAL_NAMES, [signal.name for signal in signals]
+    yield semconv.SIGNAL_SEVERITIES, [signal.severity for signal in signals]
+    yield semconv.SIGNAL_EVIDENCE, [signal.evidence for signal in signals]
+    yield semconv.EARLY_WARNING_SCORE, assessment.early_warning.score
+    yield semconv.EARLY_WARNING_SIGNALS, list(assessment.early_warning.signals)
+    blame = assessment.blame
+    yield semconv.BLAME_LAYERS, [layer.layer for layer in blame]
+    yield semconv.BLAME_SEVERITIES, [layer.severity for layer in blame]
+    yield semconv.BLAME_REASONS, ["; ".join(layer.reasons) for layer in blame]
+
+
+def _finite(pairs: Iterator[tuple[str, Value]]) -> Iterator[tuple[str, Value]]:
+    """Without numbers that are not finite: what was not observed has no attribute."""
+    for name, value in pairs:
+        if not isinstance(value, float) or np.isfinite(value):
+            yield name, value
+
+
+def _mean(values: NDArray[np.float32]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
+def _largest(values: NDArray[np.float32]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if finite.size else float("nan")

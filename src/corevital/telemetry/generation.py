@@ -1,0 +1,186 @@
+"""One instrumented call of ``generate``, from the start of its span to its end."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Final
+
+import wrapt
+from opentelemetry.context import create_key, get_current, get_value, set_value
+from opentelemetry.trace import Span
+from opentelemetry.util.genai.invocation import CLIENT_INFERENCE_CONTEXT_KEY, InferenceInvocation
+
+from corevital.assess.escalation import needs_full_capture
+from corevital.capture.decoding import GenerateCall
+from corevital.capture.observation import Interval, Observation, describe_model
+from corevital.capture.plan import CapturePlan
+from corevital.record import CaptureMode, Floats, GenerationRecord, LogitColumns
+from corevital.telemetry.delivery import PROVIDER, CallDelivery
+from corevital.telemetry.handover import Handover
+from corevital.telemetry.pipeline import Pipeline
+
+_OWN_GENERATION: Final = create_key("corevital-generation")
+
+
+class Generation:
+    """A call of ``generate`` that is under way, with its span and its observation."""
+
+    def __init__(self, pipeline: Pipeline, call: GenerateCall) -> None:
+        pipeline.processors.ensure_installed()
+        self._pipeline = pipeline
+        self._call = call
+        self._model = describe_model(call.model)
+        self._content = pipeline.reader.read(call)
+        context = get_current()
+        if get_value(_OWN_GENERATION, context):
+            # A generation inside another is one of its own, not a part of that one's request.
+            context = set_value(CLIENT_INFERENCE_CONTEXT_KEY, None, context)
+        self._owns_span = get_value(CLIENT_INFERENCE_CONTEXT_KEY, context) is None
+        self._handover = Handover()
+        context = set_value(_OWN_GENERATION, True, self._handover.in_context(context))
+        self._invocation: InferenceInvocation = pipeline.handler.inference(
+            PROVIDER,
+            request_model=self._model.name,
+            operation_name=self._content.operation,
+            context=context,
+        )
+        self._start_time_ns = time.time_ns()
+        self._start_counter_ns = time.perf_counter_ns()
+        self._observing = ExitStack()
+        try:
+            self._describe_request()
+            self.observation = Observation(call, self._plan())
+            self._observing.enter_context(self.observation.active())
+        except BaseException:
+            self._invocation.stop()
+            raise
+
+    def _plan(self) -> CapturePlan:
+        settings = self._pipeline.settings
+        mode = settings.capture
+        if not self._span.is_recording() or not self._is_chosen(settings.capture_ratio):
+            mode = CaptureMode.OFF
+        profile = settings.profile_of(self._model.family)
+
+        def escalate(logits: LogitColumns, last_layer_cosine: Floats) -> bool:
+            return needs_full_capture(logits, last_layer_cosine, profile)
+
+        return CapturePlan(
+            mode,
+            settings.top_k,
+            settings.prompt,
+            settings.prompt_max_tokens,
+            escalate if mode is CaptureMode.ON_RISK else None,
+        )
+
+    @property
+    def _span(self) -> Span:
+        span: Span = self._invocation.span
+        return span
+
+    def _is_chosen(self, ratio: float) -> bool:
+        """Choose a share of the traces, the same in every process, whatever the sampler chose."""
+        trace_id = self._span.get_span_context().trace_id.to_bytes(16, "big")
+        digest = hashlib.blake2b(trace_id, digest_size=8, person=b"corevital").digest()
+        return int.from_bytes(digest, "big") < ratio * 2**64
+
+    def _describe_request(self) -> None:
+        setting, invocation = self._call.setting, self._invocation
+        invocation.max_tokens = setting("max_new_tokens")
+        invocation.output_type = "text"
+        if setting("do_sample"):
+            invocation.temperature = setting("temperature")
+            invocation.top_k = setting("top_k")
+            invocation.top_p = setting("top_p")
+        choices = setting("num_return_sequences") or 1
+        invocation.request_choice_count = choices if choices > 1 else None
+        stop = setting("stop_strings")
+        invocation.stop_sequences = [stop] if isinstance(stop, str) else stop
+        if self._call.arguments.get("streamer") is not None:
+            invocation.request_stream = True
+        if invocation.should_capture_content:
+            invocation.input_messages = self._content.input_messages()
+
+    def succeed(self, result: Any) -> None:
+        """The call returned ``result``."""
+        sequences = getattr(result, "sequences", result)
+        self._end(None, getattr(sequences, "shape", (None,))[-1])
+
+    def fail(self, error: BaseException) -> None:
+        """The call raised ``error``; what was observed until then is kept."""
+        self._end(error, None)
+
+    def _end(self, error: BaseException | None, returned_length: int | None) -> None:
+        interval = Interval(self._start_time_ns, self._start_counter_ns, time.perf_counter_ns())
+        self._observing.close()
+        span, invocation = self._span, self._invocation
+        try:
+            delivery = CallDelivery(
+                self._pipeline,
+                span,
+                self._handover,
+                self._content,
+                self._model.name,
+                self.observation,
+                interval,
+                type(error).__qualname__ if error is not None else None,
+                self._records(span, interval, returned_length),
+            )
+            self._describe_response(delivery.records, error)
+            if self._owns_span:
+                invocation.span = _SpanThatEnds(span, interval.end_time_ns, delivery.deliver)
+            else:
+                delivery.deliver()
+        finally:
+            if error is None:
+                invocation.stop()
+            else:
+                invocation.fail(error)
+
+    def _records(
+        self, span: Span, interval: Interval, returned_length: int | None
+    ) -> list[GenerationRecord]:
+        if not span.is_recording():
+            return []
+        return self.observation.records(self._model, interval, returned_length)
+
+    def _describe_response(
+        self, records: list[GenerationRecord], error: BaseException | None
+    ) -> None:
+        seen = [record for record in records if record.steps]
+        if not seen:
+            return
+        invocation = self._invocation
+        invocation.input_tokens = sum(record.prompt_tokens for record in records)
+        invocation.output_tokens = sum(record.steps for record in records)
+        reasons = [
+            "error" if error is not None else record.finish_reason or "stop" for record in records
+        ]
+        invocation.finish_reasons = reasons
+        if invocation.request_stream:
+            first = int(seen[0].step_time_ns[0]) - seen[0].start_time_ns
+            invocation.ttfc_seconds = first / 1e9
+        if invocation.should_capture_content:
+            generated = [record.token_ids.tolist() for record in records]
+            invocation.output_messages = self._content.output_messages(generated, reasons)
+
+
+class _SpanThatEnds(wrapt.ObjectProxy):  # type: ignore[misc]
+    """A span that ends when ``generate`` did, after what was observed has been written to it.
+
+    What is written once the generation is over takes time that is not the generation's.
+    """
+
+    def __init__(self, span: Span, end_time_ns: int, write: Callable[[], None]) -> None:
+        super().__init__(span)
+        self._self_end_time_ns = end_time_ns
+        self._self_write = write
+
+    def end(self, end_time: int | None = None) -> None:
+        try:
+            self._self_write()
+        finally:
+            self.__wrapped__.end(self._self_end_time_ns if end_time is None else end_time)

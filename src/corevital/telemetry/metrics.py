@@ -1,0 +1,147 @@
+"""Metrics of every generation; their exemplars link to its span."""
+
+from __future__ import annotations
+
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from opentelemetry.context import Context
+from opentelemetry.metrics import Counter, Histogram, Meter, MeterProvider, get_meter
+from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
+from opentelemetry.semconv.schemas import Schemas
+
+from corevital import semconv
+from corevital.assess.assessment import Assessment
+from corevital.record import GenerationRecord
+from corevital.version import __version__
+
+Attributes = dict[str, str | int | float | bool]
+
+# Boundaries advised by the semantic conventions for generative AI metrics.
+_REQUEST_SECONDS: Final = (
+    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92
+)  # fmt: skip
+_FIRST_TOKEN_SECONDS: Final = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0
+)  # fmt: skip
+_OUTPUT_TOKEN_SECONDS: Final = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5
+)  # fmt: skip
+
+
+class GenerationMetrics:
+    """All instruments, created once."""
+
+    def __init__(self, meter_provider: MeterProvider | None = None) -> None:
+        meter = get_meter(
+            "corevital", __version__, meter_provider, schema_url=Schemas.V1_37_0.value
+        )
+        instruments = {metric.name: _create(meter, metric) for metric in semconv.METRICS}
+        self._histograms = {
+            name: made for name, made in instruments.items() if isinstance(made, Histogram)
+        }
+        self._counters = {
+            name: made for name, made in instruments.items() if isinstance(made, Counter)
+        }
+        self._request_duration = meter.create_histogram(
+            gen_ai_metrics.GEN_AI_SERVER_REQUEST_DURATION,
+            "s",
+            "Generative AI server request duration such as time-to-last byte or last output token.",
+            explicit_bucket_boundaries_advisory=_REQUEST_SECONDS,
+        )
+        self._time_to_first_token = meter.create_histogram(
+            gen_ai_metrics.GEN_AI_SERVER_TIME_TO_FIRST_TOKEN,
+            "s",
+            "Time to generate first token for successful responses.",
+            explicit_bucket_boundaries_advisory=_FIRST_TOKEN_SECONDS,
+        )
+        self._time_per_output_token = meter.create_histogram(
+            gen_ai_metrics.GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN,
+            "s",
+            "Time per output token generated after the first token for successful responses.",
+            explicit_bucket_boundaries_advisory=_OUTPUT_TOKEN_SECONDS,
+        )
+
+    def record_request(
+        self,
+        seconds: float,
+        token_seconds: NDArray[np.float64],
+        attributes: Attributes,
+        context: Context,
+        *,
+        succeeded: bool,
+    ) -> None:
+        """Timing of one call of ``generate``; ``token_seconds`` ``[S]`` since its start."""
+        self._request_duration.record(seconds, attributes, context)
+        if not succeeded or not len(token_seconds):
+            return
+        self._time_to_first_token.record(float(token_seconds[0]), attributes, context)
+        if len(token_seconds) > 1:
+            per_token = (token_seconds[-1] - token_seconds[0]) / (len(token_seconds) - 1)
+            self._time_per_output_token.record(float(per_token), attributes, context)
+
+    def record_generation(
+        self, record: GenerationRecord, attributes: Attributes, context: Context
+    ) -> None:
+        """What was observed of one sequence."""
+        mode = {semconv.CAPTURE_MODE: record.capture.mode.value}
+        self._count(semconv.METRIC_GENERATIONS, 1, attributes | mode, context)
+        self._count(semconv.METRIC_STEPS, record.steps, attributes, context)
+        if record.logits is not None:
+            for name, values in (
+                (semconv.METRIC_ENTROPY, record.logits.entropy),
+                (semconv.METRIC_SURPRISAL, record.logits.surprisal),
+                (semconv.METRIC_MARGIN, record.logits.margin),
+            ):
+                histogram = self._histograms[name]
+                for value in values[np.isfinite(values)].tolist():
+                    histogram.record(value, attributes, context)
+
+    def record_assessment(
+        self, assessment: Assessment, attributes: Attributes, context: Context
+    ) -> None:
+        """What the observations of one sequence mean."""
+        score = assessment.risk.score
+        self._histograms[semconv.METRIC_RISK].record(score, attributes, context)
+        flags = assessment.flags
+        for name in ("nan_or_inf", "repetition_loop", "mid_layer_anomaly", "attention_collapse"):
+            if getattr(flags, name):
+                flag = {semconv.FLAG_NAME: name}
+                self._count(semconv.METRIC_FLAGS, 1, attributes | flag, context)
+        for signal in assessment.signals:
+            named = {semconv.SIGNAL_NAME: signal.name}
+            self._count(semconv.METRIC_SIGNALS, 1, attributes | named, context)
+        for warning in assessment.early_warning.signals:
+            named = {semconv.SIGNAL_NAME: warning}
+            self._count(semconv.METRIC_EARLY_WARNINGS, 1, attributes | named, context)
+        for blamed in assessment.blame:
+            layer = {semconv.LAYER: blamed.layer}
+            self._count(semconv.METRIC_BLAMED_LAYERS, 1, attributes | layer, context)
+
+    def record_failure(self, what: str, attributes: Attributes, context: Context | None) -> None:
+        """A failure of CoreVital itself."""
+        self._count(
+            semconv.METRIC_FAILURES, 1, attributes | {semconv.SIGNAL_NAME: what}, context
+        )
+
+    def record_cost(self, seconds: float, attributes: Attributes, context: Context) -> None:
+        """Time that CoreVital took in one call of ``generate``."""
+        self._histograms[semconv.METRIC_COST].record(seconds, attributes, context)
+
+    def _count(
+        self, name: str, amount: int, attributes: Attributes, context: Context | None
+    ) -> None:
+        self._counters[name].add(amount, attributes, context)
+
+
+def _create(meter: Meter, metric: semconv.Metric) -> Histogram | Counter:
+    if metric.instrument == "histogram":
+        return meter.create_histogram(
+            metric.name,
+            metric.unit,
+            metric.brief,
+            explicit_bucket_boundaries_advisory=metric.buckets,
+        )
+    return meter.create_counter(metric.name, metric.unit, metric.brief)

@@ -1,0 +1,60 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+# Both are read when torch and transformers are imported. No test may reach for the Hugging Face
+# Hub. And torch's threads must sleep, not spin, between the many small operations of tiny models,
+# or two processes on one machine slow each other down twentyfold.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest
+
+from tests.otlp_receiver import OtlpReceiver, grpc_receiver, http_receiver
+from tests.smollm2 import LoadedModel, load, with_eager_attention
+from tests.telemetry import Telemetry, in_memory_telemetry
+
+
+def pytest_configure() -> None:
+    """Forget the OpenTelemetry and CoreVital settings of whoever runs the tests."""
+    for name in list(os.environ):
+        if name.startswith(("OTEL_", "COREVITAL_")) and not name.startswith(
+            ("COREVITAL_CACHE", "COREVITAL_TEST_")
+        ):
+            del os.environ[name]
+
+
+@pytest.fixture
+def telemetry() -> Iterator[Telemetry]:
+    """OpenTelemetry providers that keep everything in memory; the global ones stay untouched."""
+    with in_memory_telemetry() as providers:
+        yield providers
+
+
+@pytest.fixture
+def otlp_grpc() -> Iterator[OtlpReceiver]:
+    """A real OTLP receiver over gRPC."""
+    with grpc_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def otlp_http() -> Iterator[OtlpReceiver]:
+    """A real OTLP receiver over HTTP."""
+    with http_receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> LoadedModel:
+    """SmolLM2-135M-Instruct with its tokenizer, on sdpa attention."""
+    return load()
+
+
+@pytest.fixture(scope="session")
+def smollm2_eager(smollm2: LoadedModel) -> LoadedModel:
+    """The same weights, not copied, on eager attention."""
+    return with_eager_attention(smollm2)
