@@ -22,7 +22,7 @@ SUPPORTED: Final = "transformers >= 4.57.1, < 6"
 SCOPE: Final = "corevital"
 
 
-class CoreVitalInstrumentor(BaseInstrumentor):
+class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """Instruments every generation of Hugging Face ``transformers``.
 
     It is a singleton, and both of its methods may be called at any time and any number of times:
@@ -65,9 +65,11 @@ class CoreVitalInstrumentor(BaseInstrumentor):
         # Imported here, because the command line and opentelemetry-instrument load this module
         # before it is known whether torch and transformers are needed.
         from transformers import GenerationMixin, PreTrainedTokenizerBase
+        from transformers.modeling_layers import GradientCheckpointingLayer
         from transformers.modeling_utils import AttentionInterface
 
-        from corevital.capture.attention_functions import LOOKUP, observe_lookup
+        from corevital.capture.attention_functions import LOOKUP, observed_lookup
+        from corevital.capture.layer_calls import observed_layer_call
         from corevital.telemetry.content import ChatPrompts, PromptReader
         from corevital.telemetry.generate import InstrumentedGenerate
         from corevital.telemetry.metrics import GenerationMetrics
@@ -102,11 +104,14 @@ class CoreVitalInstrumentor(BaseInstrumentor):
         processors.ensure_installed()
         self._retire = processors.retire
         generate = InstrumentedGenerate(GenerationMixin.generate, pipeline)
-        self._patches = [
-            _Patch(GenerationMixin, "generate", generate),
-            _Patch(AttentionInterface, LOOKUP, observe_lookup),
-            _Patch(PreTrainedTokenizerBase, "apply_chat_template", chats.observe_template),
-        ]
+        for owner, name, wrapped in (
+            (GenerationMixin, "generate", _wrapping(generate)),
+            (PreTrainedTokenizerBase, "apply_chat_template", _wrapping(chats.observe_template)),
+            # Called for every layer at every step, where wrapt costs more than the observation.
+            (AttentionInterface, LOOKUP, observed_lookup),
+            (GradientCheckpointingLayer, "__call__", observed_layer_call),
+        ):
+            self._patches.append(_Patch(owner, name, wrapped))
 
     def _uninstrument(self, **kwargs: Any) -> None:
         """Put every patched attribute back and take the span processor out of use."""
@@ -120,14 +125,19 @@ def _nothing() -> None:
     """What there is to retire when CoreVital was disabled."""
 
 
-class _Patch:
-    """A wrapped attribute of a class."""
+def _wrapping(wrapper: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Wraps a function so that it keeps its signature and identity for those who look."""
+    return lambda original: wrapt.FunctionWrapper(original, wrapper)
 
-    def __init__(self, owner: type, name: str, wrapper: Callable[..., Any]) -> None:
+
+class _Patch:
+    """A replaced attribute of a class."""
+
+    def __init__(self, owner: type, name: str, replace: Callable[[Any], Any]) -> None:
         self._owner = owner
         self._name = name
         self._own = vars(owner).get(name)
-        wrapt.wrap_function_wrapper(owner, name, wrapper)
+        setattr(owner, name, replace(getattr(owner, name) if self._own is None else self._own))
 
     def undo(self) -> None:
         """Restore the original; an attribute that was inherited is inherited again."""

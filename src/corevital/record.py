@@ -115,7 +115,8 @@ class AttentionColumns:
 class SparseAttention:
     """Prompt attention weights above ``threshold``, as a structure of arrays of equal length.
 
-    ``kept`` of ``total`` such weights are listed: the list is bounded, the count is exact.
+    Listed are all such weights of the prompt's newest queries, as many queries as a bounded list
+    holds; ``total`` counts those of every query.
     """
 
     threshold: float

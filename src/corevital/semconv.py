@@ -276,7 +276,10 @@ STEP_HIDDEN_MAX_ABS: Final = _step(
     "hidden.max_abs", Type.DOUBLE, "Largest absolute value of a state over all layers."
 )
 STEP_HIDDEN_COSINE: Final = _step(
-    "hidden.cosine", Type.DOUBLE, "Cosine of the last layer's state to that of the step before.", "1"
+    "hidden.cosine",
+    Type.DOUBLE,
+    "Cosine of the last layer's state to that of the step before.",
+    "1",
 )
 STEP_ATTENTION_ENTROPY_MEAN: Final = _step(
     "attention.entropy.mean", Type.DOUBLE, "Attention entropy, mean over heads and layers.", "bit"
@@ -366,9 +369,7 @@ SIGNAL_NAME: Final = _attribute(
     "",
     (Place.METRIC,),
 )
-LAYER: Final = _attribute(
-    "corevital.layer", Type.INT, "A zero-based layer.", "", (Place.METRIC,)
-)
+LAYER: Final = _attribute("corevital.layer", Type.INT, "A zero-based layer.", "", (Place.METRIC,))
 
 EVENT_STEP: Final = Event("corevital.step", "One generated token.")
 EVENT_LAYERS: Final = Event("corevital.layers", "Statistics of every layer over the generation.")

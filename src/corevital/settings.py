@@ -69,7 +69,9 @@ class Settings(BaseSettings):
         None, gt=0.0, description="Overrides the profile's threshold of the mid-layer anomaly."
     )
     high_entropy_bits: float | None = Field(
-        None, gt=0.0, description="Overrides the profile's threshold of a high-entropy step, in bits."
+        None,
+        gt=0.0,
+        description="Overrides the profile's threshold of a high-entropy step, in bits.",
     )
     repetition_cosine: float | None = Field(
         None, gt=0.0, le=1.0, description="Overrides the profile's threshold of a repetition."

@@ -42,6 +42,7 @@ class ScoreOptions:
     scaling: float | None
     softcap: float | None
     sliding_window: int | None
+    has_sinks: bool
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> ScoreOptions:
@@ -53,7 +54,7 @@ class ScoreOptions:
         get = options.get
         if get("position_bias") is not None:
             raise NotImplementedError("attention with a position bias")
-        return cls(get("scaling"), get("softcap"), get("sliding_window"))
+        return cls(get("scaling"), get("softcap"), get("sliding_window"), get("s_aux") is not None)
 
     def apply(self, scores: Tensor, width: int) -> Tensor:
         """Scale and cap float32 scores in place; ``width`` is that of a head."""
@@ -108,6 +109,10 @@ def weight_statistics(weights: Tensor) -> tuple[Tensor, Tensor]:
     return weights.amax(-1), -torch.linalg.vecdot(weights, logarithms)
 
 
+_Row = tuple[int, Tensor, Tensor, Any, bool, dict[str, Any], int]
+"""Position, newest query or weights, keys, mask, whether scores are needed, options, queries."""
+
+
 @dataclass(slots=True)
 class _StepLayers:
     """Layers of one step whose attention has the same shape, mask and options.
@@ -119,7 +124,7 @@ class _StepLayers:
     shape: torch.Size
     mask: Any
     options: ScoreOptions
-    has_sinks: bool
+    needs_scores: bool
     queries: int
     key_count: int
     positions: list[int] = field(default_factory=list)
@@ -149,8 +154,8 @@ class AttentionReducer:
 
     def __init__(self, most_steps: int = MOST_STEPS) -> None:
         self._most_steps = most_steps
-        self._current: list[_StepLayers] = []
-        self._seen: set[int] = set()
+        self._rows: list[_Row] = []
+        self._options: dict[int, ScoreOptions] = {}
         self._blocks: dict[tuple[int, ...], _Block] = {}
         self.append_only = False
         self.chunks: list[Chunk] = []
@@ -165,7 +170,7 @@ class AttentionReducer:
         weights: Tensor | None,
         options: dict[str, Any],
     ) -> None:
-        """Keep what one layer's attention needs for its newest row.
+        """Keep what one layer's attention needs for its newest row; the layer's first call counts.
 
         Args:
             position: the layer's.
@@ -174,54 +179,20 @@ class AttentionReducer:
             mask: what the backend was given.
             weights: ``[B, H, Q, K]`` where the backend returns them.
             options: keyword arguments of the attention function.
-
-        Raises:
-            NotImplementedError: the attention has a term that is not known here.
         """
-        if position in self._seen:
-            return
-        self._seen.add(position)
         given = query if weights is None else weights
         queries = query.shape[2]
         # A copy where a view would keep the queries of a whole prompt alive.
         row = given if queries == 1 else given[:, :, -1:].clone()
-        sinks = options.get("s_aux") if weights is None else None
-        layers = self._layers_like(row, mask, options, sinks is not None, queries, key.shape[2])
-        layers.positions.append(position)
-        layers.rows.append(row)
-        if weights is None:
-            layers.keys.append(key)
-        if sinks is not None:
-            layers.sinks.append(sinks)
-
-    def _layers_like(
-        self,
-        row: Tensor,
-        mask: Any,
-        options: dict[str, Any],
-        has_sinks: bool,
-        queries: int,
-        key_count: int,
-    ) -> _StepLayers:
-        score_options = ScoreOptions.of(options)
-        for layers in self._current:
-            if (
-                layers.mask is mask
-                and layers.key_count == key_count
-                and layers.shape == row.shape
-                and layers.options == score_options
-                and layers.has_sinks == has_sinks
-            ):
-                return layers
-        layers = _StepLayers(row.shape, mask, score_options, has_sinks, queries, key_count)
-        self._current.append(layers)
-        return layers
+        self._rows.append((position, row, key, mask, weights is None, options, queries))
 
     def end_step(self, step: int) -> None:
-        """Put the rows of all layers by, to be reduced together with those of other steps."""
-        current, self._current = self._current, []
-        self._seen.clear()
-        for layers in current:
+        """Put the rows of all layers by, to be reduced together with those of other steps.
+
+        Raises:
+            NotImplementedError: an attention has a term that is not known here.
+        """
+        for layers in self._grouped():
             positions = tuple(layers.positions)
             block = self._blocks.get(positions)
             if block is not None and not (self.append_only and block.continues_with(layers)):
@@ -232,10 +203,55 @@ class AttentionReducer:
                 self.heads |= dict.fromkeys(positions, layers.shape[1])
             block.add(step, layers)
 
+    def _grouped(self) -> list[_StepLayers]:
+        """The step's rows, grouped by shape, mask and options."""
+        rows, self._rows = self._rows, []
+        groups: list[_StepLayers] = []
+        seen: set[int] = set()
+        for position, row, key, mask, needs_scores, given, queries in rows:
+            if position in seen:
+                continue
+            seen.add(position)
+            options = self._options_of(position, given)
+            if mask is None and queries > 1 and not self.append_only:
+                # Without a mask, a prompt sees itself only: what follows in a fixed-size cache is
+                # not filled yet.
+                used = key[:, :, :queries]
+            else:
+                used = key
+            shape, keys = row.shape, used.shape[2]
+            for group in groups:
+                if (
+                    group.mask is mask
+                    and group.options is options
+                    and group.key_count == keys
+                    and group.shape == shape
+                    and group.needs_scores == needs_scores
+                ):
+                    break
+            else:
+                group = _StepLayers(shape, mask, options, needs_scores, queries, keys)
+                groups.append(group)
+            group.positions.append(position)
+            group.rows.append(row)
+            if needs_scores:
+                group.keys.append(used)
+                if options.has_sinks:
+                    group.sinks.append(given["s_aux"])
+        return groups
+
+    def _options_of(self, position: int, given: dict[str, Any]) -> ScoreOptions:
+        """The layer's options, which never change; equal ones are one object."""
+        options = self._options.get(position)
+        if options is None:
+            read = ScoreOptions.of(given)
+            options = next((known for known in self._options.values() if known == read), read)
+            self._options[position] = options
+        return options
+
     def discard_step(self) -> None:
         """Forget the rows of a step that did not finish."""
-        self._current.clear()
-        self._seen.clear()
+        self._rows.clear()
 
     def reduce(self) -> None:
         """Reduce all pending steps to chunks."""
@@ -261,7 +277,7 @@ class _Block:
             and layers.key_count == last.key_count + 1
             and layers.options == last.options
             and layers.shape[:2] == last.shape[:2]
-            and bool(layers.keys) == bool(last.keys)
+            and layers.needs_scores == last.needs_scores
         )
 
     def add(self, step: int, layers: _StepLayers) -> None:
@@ -275,7 +291,7 @@ class _Block:
     def reduce(self) -> Chunk:
         """Reduce the steps added to statistics over heads."""
         last = self._layers[-1]
-        if not last.keys:
+        if not last.needs_scores:
             rows = self._padded_weights()
             mask = self._mask(rows)
             concentration, entropy = weight_statistics(rows)

@@ -7,6 +7,7 @@ the mapping, for every backend but ``eager``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,18 +17,19 @@ from transformers.modeling_utils import AttentionInterface
 from corevital.capture.active import active_run
 
 AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+Lookup = Callable[..., AttentionFunction]
 
 LOOKUP: Final = "get_interface" if hasattr(AttentionInterface, "get_interface") else "__getitem__"
 """Name of the method of ``AttentionInterface`` through which models look functions up."""
 
 
-def observe_lookup(
-    lookup: Callable[..., AttentionFunction],
-    instance: AttentionInterface,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> AttentionFunction:
-    """A ``wrapt`` wrapper of the lookup: the function it finds, observed while a run is active."""
-    function = lookup(*args, **kwargs)
-    run = None if torch.compiler.is_compiling() else active_run.get()
-    return function if run is None else run.observed_attention(function)
+def observed_lookup(lookup: Lookup) -> Lookup:
+    """``lookup`` itself, whose result is observed while a run is active."""
+
+    @functools.wraps(lookup)
+    def get(self: AttentionInterface, *args: Any, **kwargs: Any) -> AttentionFunction:
+        function = lookup(self, *args, **kwargs)
+        run = None if torch.compiler.is_compiling() else active_run.get()
+        return function if run is None else run.observed_attention(function)
+
+    return get

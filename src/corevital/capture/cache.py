@@ -13,5 +13,5 @@ def only_appends(cache: Any) -> bool:
     True for caches all of whose layers are plain dynamic ones; a sliding window forgets keys, a
     quantised cache alters them, and without a cache nothing is kept.
     """
-    layers = getattr(cache, "layers", None)
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+    layers = getattr(cache, "layers", None) or ()
+    return len(layers) > 0 and all(type(layer) is DynamicLayer for layer in layers)

@@ -7,13 +7,13 @@ from typing import Final
 
 from torch import Tensor
 
-MOST_STEPS: Final = 16
+MOST_STEPS: Final = 32
 BUFFER_BYTES: Final = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """``statistics`` ``[k, n, l, B]`` of the ``n`` steps ``steps`` at the ``l`` layers ``positions``."""
+    """``statistics`` ``[k, n, l, B]`` of ``n`` steps at ``l`` layer positions."""
 
     steps: tuple[int, ...]
     positions: tuple[int, ...]

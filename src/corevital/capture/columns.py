@@ -68,9 +68,14 @@ class RunColumns:
         if self.hidden is None or self.last_layer_cosine is None:
             return None
         statistics = self.hidden.values[:, :steps, :, row]
+        mean, std, l2_norm, max_abs, clip_fraction = statistics[:5]
         return HiddenColumns(
             self.hidden.layers,
-            *statistics[:5],
+            mean,
+            std,
+            l2_norm,
+            max_abs,
+            clip_fraction,
             non_finite=statistics[5] > 0,
             last_layer_cosine=self.last_layer_cosine[:steps, row],
         )
@@ -80,10 +85,16 @@ class RunColumns:
         if self.attention is None:
             return None
         statistics = self.attention.values[:, :steps, :, row]
+        entropy_mean, entropy_min, entropy_max, normalized, largest, smallest = statistics[:6]
         return AttentionColumns(
             self.attention.layers,
             self.attention_heads,
-            *statistics[:6],
+            entropy_mean,
+            entropy_min,
+            entropy_max,
+            normalized,
+            largest,
+            smallest,
             collapsed_heads=np.nan_to_num(statistics[6]).astype(np.int64),
             focused_heads=np.nan_to_num(statistics[7]).astype(np.int64),
             non_finite=self.attention.observed[:steps] & np.isnan(statistics[0]),
@@ -193,25 +204,26 @@ def _by_layer(tensors: dict[int, Tensor], run: GenerationRun) -> NDArray[np.floa
 
 
 def _sparse(prefill: Prefill, row: int) -> SparseAttention | None:
-    layers = prefill.attention_maps.sparse
-    if not layers:
+    parts = prefill.attention_maps.sparse
+    if not parts:
         return None
-    parts: list[NDArray[np.int32]] = []
-    weights: list[NDArray[np.float32]] = []
     padding = int((~prefill.valid[row]).sum())
-    for position, layer in layers.items():
-        index = layer.index.cpu().numpy()
-        mine = index[:, 0] == row
-        head, query, key = index[mine, 1], index[mine, 2] - padding, index[mine, 3] - padding
-        parts.append(np.stack((np.full_like(head, position), head, query, key)))
-        weights.append(to_host(layer.weight)[mine])
-    layer_index, head, query, key = np.concatenate(parts, axis=1)
+    places, weights = [], []
+    for part in parts:
+        index = part.index.cpu().numpy()
+        layer, batch_row, head, query, key = np.unravel_index(np.maximum(index, 0), part.shape)
+        mine = (index >= 0) & (batch_row == row)
+        position = np.asarray(part.positions)[layer]
+        place = np.stack((position, head, query + part.first_query - padding, key - padding))
+        places.append(place[:, mine])
+        weights.append(to_host(part.weight)[mine])
+    layer, head, query, key = np.concatenate(places, axis=1)
     return SparseAttention(
         threshold=SPARSE_ABOVE,
-        layer=layer_index.astype(np.int16),
+        layer=layer.astype(np.int16),
         head=head.astype(np.int16),
-        query=query,
-        key=key,
+        query=query.astype(np.int32),
+        key=key.astype(np.int32),
         weight=np.concatenate(weights),
-        total=sum(int(layer.total[row].sum()) for layer in layers.values()),
+        total=sum(int(part.total[:, row].sum()) for part in parts),
     )

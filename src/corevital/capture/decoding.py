@@ -41,7 +41,9 @@ class GenerateCall:
         mask = self.arguments.get("attention_mask")
         if not isinstance(mask, Tensor) or mask.shape != ids.shape:
             return ids.tolist()
-        return [row[seen.bool()].tolist() for row, seen in zip(ids, mask.to(ids.device), strict=True)]
+        return [
+            row[seen.bool()].tolist() for row, seen in zip(ids, mask.to(ids.device), strict=True)
+        ]
 
     @property
     def end_tokens(self) -> frozenset[int]:

@@ -1,4 +1,8 @@
-"""Forward hooks on a model while it generates; none is left behind afterwards."""
+"""Forward hooks on a model while it generates; none is left behind afterwards.
+
+They mark the begin and end of a forward pass, and observe the few decoder layers that
+:mod:`corevital.capture.layer_calls` does not reach.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from corevital.capture.active import active_run
 from corevital.capture.layers import DecoderLayers
@@ -34,7 +39,7 @@ def _after_layer(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
 def _after_decoder(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     run = None if torch.compiler.is_compiling() else active_run.get()
     if run is not None:
-        run.decoder_returns(module, output)
+        run.decoder_returns(output)
 
 
 def _after_forward(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -83,7 +88,11 @@ def _install(model: nn.Module, layers: DecoderLayers | None) -> list[RemovableHa
         model.register_forward_hook(_after_forward),
     ]
     if layers is not None:
-        handles += [layer.register_forward_hook(_after_layer) for layer in layers.layers]
+        handles += [
+            layer.register_forward_hook(_after_layer)
+            for layer in layers.layers
+            if not isinstance(layer, GradientCheckpointingLayer)
+        ]
         if layers.decoder is not model:
             handles.append(layers.decoder.register_forward_hook(_after_decoder))
     return handles

@@ -12,13 +12,14 @@ from torch import nn
 class DecoderLayers:
     """The modules of one model that are observed.
 
-    ``position_of`` maps ``id(module)`` of every module inside a layer, and of the layer itself,
-    to the layer's position.
+    ``layer_position`` maps ``id(layer)`` to the layer's position, ``position_inside`` the ``id`` of
+    every module inside a layer to that layer's.
     """
 
     decoder: nn.Module
     layers: tuple[nn.Module, ...]
-    position_of: dict[int, int]
+    layer_position: dict[int, int]
+    position_inside: dict[int, int]
 
 
 def find_decoder_layers(model: nn.Module) -> DecoderLayers | None:
@@ -34,10 +35,12 @@ def find_decoder_layers(model: nn.Module) -> DecoderLayers | None:
     layers = _declared_layers(decoder) or _layers_by_count(decoder)
     if not layers:
         return None
-    position_of = {
-        id(module): position for position, layer in enumerate(layers) for module in layer.modules()
-    }
-    return DecoderLayers(decoder, layers, position_of)
+    return DecoderLayers(
+        decoder,
+        layers,
+        {id(layer): position for position, layer in enumerate(layers)},
+        {id(module): place for place, layer in enumerate(layers) for module in layer.modules()},
+    )
 
 
 def _decoder(model: nn.Module) -> nn.Module:

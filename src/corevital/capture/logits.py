@@ -93,7 +93,7 @@ class LogitsReducer:
         return len(self._logits)
 
     def add(self, logits: Tensor) -> None:
-        """Add the raw logits ``[B, Q, V]`` of one forward pass, of which the last are the step's."""
+        """Add the raw logits ``[B, Q, V]`` of a forward pass, of which the last are the step's."""
         if not self._logits:
             per_step = 16 * logits.shape[0] * logits.shape[2]
             self._steps_together = steps_together(per_step, self._most_steps)

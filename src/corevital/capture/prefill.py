@@ -53,7 +53,7 @@ class Prefill:
         self.attention_maps.observe(position, query, key, mask, weights, options)
 
     def logits(self, model: nn.Module, logits: Tensor) -> None:
-        """The model's own logits ``[B, 1 or P, V]``; from them or from the output head, surprisal."""
+        """The model's own logits ``[B, 1 or P, V]``, which those for the surprisal must equal."""
         head = getattr(model, "get_output_embeddings", lambda: None)()
         if self._last_states is not None and isinstance(head, nn.Module):
             self.surprisal, newest = prompt_surprisal(self._last_states, head, self._input_ids)

@@ -15,17 +15,21 @@ from corevital.capture.logits import LN2
 from corevital.capture.masks import additive_mask
 
 SPARSE_ABOVE: Final = 0.01
-MOST_SPARSE_PER_LAYER: Final = 4096
+MOST_SPARSE_PER_LAYER: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class SparseLayer:
-    """Weights above the threshold in one layer.
+class SparseWeights:
+    """All weights above the threshold of the newest queries, in some layers.
 
-    ``index`` ``[n, 4]`` holds batch row, head, query and key (-1 where unused) and ``weight``
-    ``[n]`` the weights; ``total`` ``[B, H]`` counts all of them.
+    ``index`` ``[n]`` points into an array of ``shape`` (layer, batch row, head, query, key), whose
+    first query is ``first_query``; -1 where unused. ``weight`` ``[n]`` are the weights, ``total``
+    ``[l, B, H]`` counts those of all queries.
     """
 
+    positions: tuple[int, ...]
+    shape: tuple[int, ...]
+    first_query: int
     index: Tensor
     weight: Tensor
     total: Tensor
@@ -79,7 +83,7 @@ class PromptAttention:
         self._middle, self._outer = key_thirds(valid)
         self._waiting: list[_LayerAttention] = []
         self.basin: dict[int, Tensor] = {}
-        self.sparse: dict[int, SparseLayer] = {}
+        self.sparse: list[SparseWeights] = []
 
     def observe(
         self,
@@ -114,25 +118,19 @@ class PromptAttention:
         queries = max(1, min(length, BUFFER_BYTES // (4 * len(layers) * batch * heads * length)))
         columns = torch.zeros(len(layers), batch, heads, length, device=self._valid.device)
         total = torch.zeros(columns.shape[:-1], dtype=torch.long, device=self._valid.device)
-        found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in layers]
-        room = MOST_SPARSE_PER_LAYER
+        newest: Tensor | None = None
         for stop in range(length, 0, -queries):
             start = max(stop - queries, 0)
             weights = _weights(layers, start, stop)
             weights.mul_(self._valid[:, None, start:stop, None])
             columns[..., : weights.shape[-1]] += weights.sum(-2)
-            above = weights > SPARSE_ABOVE
-            total += above.sum((-1, -2))
-            if room > 0:
-                for place in range(len(layers)):
-                    found[place].append(_newest_above(weights[place], above[place], start, room))
-                room -= len(found[0][-1][1])
-        basin = self._basin_scores(columns)
-        for place, layer in enumerate(layers):
-            index = torch.cat([index for index, _ in found[place]])
-            weight = torch.cat([weight for _, weight in found[place]])
-            self.basin[layer.position] = basin[place]
-            self.sparse[layer.position] = SparseLayer(index, weight, total[place])
+            total += (weights > SPARSE_ABOVE).sum((-1, -2))
+            if newest is None:
+                newest = _newest_rows(weights)
+        positions = tuple(layer.position for layer in layers)
+        self.basin |= dict(zip(positions, self._basin_scores(columns), strict=True))
+        assert newest is not None
+        self.sparse.append(_sparse_weights(positions, newest, length, total))
 
     def release(self) -> None:
         """Let go of the prompt's queries and keys."""
@@ -150,21 +148,24 @@ class PromptAttention:
         return torch.where(no_middle, torch.ones_like(scores), scores)
 
 
-def _newest_above(
-    rows: Tensor, above: Tensor, start: int, room: int
-) -> tuple[Tensor, Tensor]:
-    """Index ``[n, 4]`` and weight ``[n]`` of at most ``room`` weights, newest queries first.
+def _newest_rows(weights: Tensor) -> Tensor:
+    """The newest queries' rows, so few that all their weights above the threshold fit the list."""
+    _, batch, heads, queries, keys = weights.shape
+    most_per_row = min(keys, int(1 / SPARSE_ABOVE))
+    rows = MOST_SPARSE_PER_LAYER // (batch * heads * most_per_row)
+    return weights[..., -max(1, min(rows, queries)) :, :].contiguous()
 
-    ``n`` does not depend on the data, so that an accelerator need not be waited for.
-    """
-    newest_first = above.flip(2).permute(2, 0, 1, 3)
-    index = torch.nonzero_static(newest_first, size=min(room, above.numel()), fill_value=-1)
-    age, row, head, key = index.unbind(-1)
-    query = rows.shape[2] - 1 - age
-    weight = rows[row, head, query.clamp(max=rows.shape[2] - 1), key]
-    used = age >= 0
-    place = torch.stack((row, head, query + start, key), dim=-1)
-    return torch.where(used[:, None], place, -1).int(), weight
+
+def _sparse_weights(
+    positions: tuple[int, ...], rows: Tensor, length: int, total: Tensor
+) -> SparseWeights:
+    flat = rows.flatten()
+    most_per_row = min(rows.shape[-1], int(1 / SPARSE_ABOVE))
+    # Of a size that does not depend on the data, so that an accelerator need not be waited for.
+    size = flat.numel() // rows.shape[-1] * most_per_row
+    index = torch.nonzero_static(flat > SPARSE_ABOVE, size=size, fill_value=-1).squeeze(-1)
+    shape = tuple(rows.shape)
+    return SparseWeights(positions, shape, length - shape[3], index, flat[index], total)
 
 
 def _weights(layers: list[_LayerAttention], start: int, stop: int) -> Tensor:
@@ -241,9 +242,7 @@ class LayerTransformation:
         self._waiting.clear()
 
 
-def prompt_surprisal(
-    states: Tensor, head: nn.Module, token_ids: Tensor
-) -> tuple[Tensor, Tensor]:
+def prompt_surprisal(states: Tensor, head: nn.Module, token_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Surprisal of every prompt token given those before it.
 
     Args:
@@ -261,7 +260,8 @@ def prompt_surprisal(
     for start in range(0, length, chunk):
         logits = head(states[:, start : start + chunk]).float()
         predicted = token_ids[:, start + 1 : start + 1 + logits.shape[1]]
-        predicting = logits[:, : predicted.shape[1]]
-        chosen = predicting.gather(-1, predicted.unsqueeze(-1)).squeeze(-1)
-        parts.append((torch.logsumexp(predicting, dim=-1) - chosen) / LN2)
+        # torch.logsumexp takes ten times as long on a CPU.
+        log_probabilities = torch.log_softmax(logits[:, : predicted.shape[1]], dim=-1)
+        chosen = log_probabilities.gather(-1, predicted.unsqueeze(-1)).squeeze(-1)
+        parts.append(-chosen / LN2)
     return torch.cat(parts, dim=1), logits[:, -1]

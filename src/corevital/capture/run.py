@@ -65,6 +65,8 @@ class GenerationRun:
         self.prompt_mask: Tensor | None = None
         self._everything = plan.mode is CaptureMode.FULL
         self._last = len(layers.layers) - 1 if layers is not None else -1
+        self._layer_position = layers.layer_position if layers is not None else {}
+        self._position_inside = layers.position_inside if layers is not None else {}
         self._states: dict[int, Tensor] = {}
         self._observing_forward = False
         self._token_due = False
@@ -107,27 +109,32 @@ class GenerationRun:
 
     def layer_returns(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A decoder layer returns its hidden states."""
-        if not self._observing_forward or self.layers is None or "hidden" in self.unavailable:
+        if not self._observing_forward:
             return
-        position = self.layers.position_of[id(module)]
-        if not self._everything and position != self._last:
+        position = self._layer_position.get(id(module))
+        if position is None or not (self._everything or position == self._last):
             return
-        states: Tensor = output[0] if isinstance(output, tuple) else output
-        self._observed("hidden", self._keep_state, position, states)
-        if self._reading_prompt is not None and position != self._last:
-            self._observed("prompt", self._reading_prompt.layer, position, args, states)
+        states = output[0] if isinstance(output, tuple) else output
+        self._states[position] = states
+        if states.shape[1] > 1:
+            self._observed("hidden", self._keep_newest, position)
+            if self._reading_prompt is not None and position != self._last:
+                self._observed("prompt", self._reading_prompt.layer, position, args, states)
 
-    def _keep_state(self, position: int, states: Tensor) -> None:
-        self._states[position] = _newest(states)
+    def _keep_newest(self, position: int) -> None:
+        # A copy, because a view would keep the states of a whole prompt alive.
+        self._states[position] = self._states[position][:, -1:].clone()
 
-    def decoder_returns(self, module: nn.Module, output: Any) -> None:
+    def decoder_returns(self, output: Any) -> None:
         """The decoder returns its last hidden states, after the final norm."""
-        if not self._observing_forward or "hidden" in self.unavailable:
+        if not self._observing_forward:
             return
         states = output[0] if isinstance(output, tuple) else output.last_hidden_state
-        self._observed("hidden", self._keep_state, self._last, states)
-        if self._reading_prompt is not None:
-            self._observed("prompt", self._reading_prompt.last_layer, self._last, states)
+        self._states[self._last] = states
+        if states.shape[1] > 1:
+            self._observed("hidden", self._keep_newest, self._last)
+            if self._reading_prompt is not None:
+                self._observed("prompt", self._reading_prompt.last_layer, self._last, states)
 
     def observed_attention(self, function: AttentionFunction) -> AttentionFunction:
         """``function`` itself, followed by an observation of what it was given."""
@@ -139,19 +146,21 @@ class GenerationRun:
         return wrapped
 
     def _wrap(self, function: AttentionFunction) -> AttentionFunction:
-        assert self.layers is not None
-        position_of = self.layers.position_of
-        last = self._last
+        position_inside = self._position_inside
+        observe, last = self.attention.observe, self._last
 
         def attention(
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
         ) -> tuple[Tensor, Tensor | None]:
             result = function(module, query, key, value, *args, **kwargs)
-            position = position_of.get(id(module))
+            position = position_inside.get(id(module))
             if position is not None and (self._everything or position == last):
                 mask = args[0] if args else kwargs.get("attention_mask")
                 given = (position, query, key, mask, result[1], kwargs)
-                self._observed("attention", self.attention.observe, *given)
+                try:
+                    observe(*given)
+                except Exception as error:
+                    self._fail("attention", error)
                 if self._reading_prompt is not None:
                     self._observed("prompt", self._reading_prompt.attention, *given)
             return result
@@ -168,14 +177,16 @@ class GenerationRun:
         if "logits" not in self.unavailable:
             self._observed("logits", self._keep_logits, output)
         if self._states:
-            states = {position: self._states[position] for position in sorted(self._states)}
-            self._states.clear()
-            self._observed("hidden", self.hidden.add, step, states)
+            self._observed("hidden", self._add_states, step)
         if "attention" not in self.unavailable:
             self._observed("attention", self.attention.end_step, step)
         if self._reading_prompt is not None:
             self._observed("prompt", self._reading_prompt.logits, self.model, output.logits)
             self._reading_prompt = None
+
+    def _add_states(self, step: int) -> None:
+        states, self._states = self._states, {}
+        self.hidden.add(step, states)
 
     def _keep_logits(self, output: Any) -> None:
         self.logits.add(output.logits)
@@ -250,19 +261,18 @@ class GenerationRun:
         try:
             observe(*args)
         except Exception as error:
-            if not is_own_failure(error):
-                raise
-            self.failed_signals.append(signal)
-            self.unavailable[signal] = f"{type(error).__name__}: {error}"[:200]
-            if (signal, type(error)) not in _already_logged:
-                _already_logged.add((signal, type(error)))
-                _logger.warning("Observing %s failed; the generation goes on.", signal, exc_info=True)
+            self._fail(signal, error)
         self.seconds += time.perf_counter() - started
 
-
-def _newest(states: Tensor) -> Tensor:
-    """The newest token's states ``[B, 1, D]``; a copy where a view would keep a prompt alive."""
-    return states if states.shape[1] == 1 else states[:, -1:].clone()
+    def _fail(self, signal: str, error: Exception) -> None:
+        """End a signal because observing it failed; raise what was not CoreVital's failure."""
+        if not is_own_failure(error):
+            raise error
+        self.failed_signals.append(signal)
+        self.unavailable[signal] = f"{type(error).__name__}: {error}"[:200]
+        if (signal, type(error)) not in _already_logged:
+            _already_logged.add((signal, type(error)))
+            _logger.warning("Observing %s failed; the generation goes on.", signal, exc_info=error)
 
 
 def _prompt_unobservable(

@@ -80,7 +80,9 @@ class ChatPrompts:
 
 def _prompts(tokenizer: Any, conversation: Any, result: Any) -> list[tuple[Any, list[int]]]:
     """Conversations with their token ids, padding removed."""
-    if isinstance(result, str) or (isinstance(result, list) and result and isinstance(result[0], str)):
+    if isinstance(result, str) or (
+        isinstance(result, list) and result and isinstance(result[0], str)
+    ):
         texts = [result] if isinstance(result, str) else result
         rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     else:

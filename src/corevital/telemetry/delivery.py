@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 from opentelemetry.context import Context
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.semconv.attributes import error_attributes
@@ -87,7 +86,9 @@ class CallDelivery:
 
     def _record_call(self, context: Context) -> None:
         metrics, attributes = self.pipeline.metrics, self._metric_attributes()
-        failed = {error_attributes.ERROR_TYPE: self.error_type} if self.error_type else {}
+        failed: Attributes = {}
+        if self.error_type is not None:
+            failed[error_attributes.ERROR_TYPE] = self.error_type
         seconds = (self.interval.end_counter_ns - self.interval.start_counter_ns) / 1e9
         metrics.record_request(
             seconds,

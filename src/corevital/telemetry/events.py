@@ -114,9 +114,7 @@ def prompt_event(record: GenerationRecord) -> TimedEvent | None:
     if not columns or not record.steps:
         return None
     seen = np.isfinite(np.stack(list(columns.values()))).all(axis=0)
-    attributes: dict[str, Value] = {
-        name: values[seen].tolist() for name, values in columns.items()
-    }
+    attributes: dict[str, Value] = {name: values[seen].tolist() for name, values in columns.items()}
     attributes[semconv.LAYER_INDEX] = np.flatnonzero(seen).tolist()
     return TimedEvent(semconv.EVENT_PROMPT.name, int(record.step_time_ns[0]), attributes)
 

@@ -75,6 +75,8 @@ class InstrumentedGenerate:
             if what not in self._logged:
                 self._logged.add(what)
                 _logger.warning(
-                    "CoreVital failed at the %s of a generation, which goes on.", what, exc_info=True
+                    "CoreVital failed at the %s of a generation, which goes on.",
+                    what,
+                    exc_info=True,
                 )
             return None

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import wrapt
 from opentelemetry.context import create_key, get_current, get_value, set_value
@@ -131,7 +131,8 @@ class Generation:
             )
             self._describe_response(delivery.records, error)
             if self._owns_span:
-                invocation.span = _SpanThatEnds(span, interval.end_time_ns, delivery.deliver)
+                ending = _SpanThatEnds(span, interval.end_time_ns, delivery.deliver)
+                invocation.span = cast("Span", ending)
             else:
                 delivery.deliver()
         finally:
@@ -168,7 +169,7 @@ class Generation:
             invocation.output_messages = self._content.output_messages(generated, reasons)
 
 
-class _SpanThatEnds(wrapt.ObjectProxy):  # type: ignore[misc]
+class _SpanThatEnds(wrapt.ObjectProxy[Span]):
     """A span that ends when ``generate`` did, after what was observed has been written to it.
 
     What is written once the generation is over takes time that is not the generation's.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from typing import Final
 
 import numpy as np
@@ -86,7 +85,7 @@ class GenerationMetrics:
         self, record: GenerationRecord, attributes: Attributes, context: Context
     ) -> None:
         """What was observed of one sequence."""
-        mode = {semconv.CAPTURE_MODE: record.capture.mode.value}
+        mode: Attributes = {semconv.CAPTURE_MODE: record.capture.mode.value}
         self._count(semconv.METRIC_GENERATIONS, 1, attributes | mode, context)
         self._count(semconv.METRIC_STEPS, record.steps, attributes, context)
         if record.logits is not None:
@@ -108,23 +107,22 @@ class GenerationMetrics:
         flags = assessment.flags
         for name in ("nan_or_inf", "repetition_loop", "mid_layer_anomaly", "attention_collapse"):
             if getattr(flags, name):
-                flag = {semconv.FLAG_NAME: name}
+                flag: Attributes = {semconv.FLAG_NAME: name}
                 self._count(semconv.METRIC_FLAGS, 1, attributes | flag, context)
         for signal in assessment.signals:
-            named = {semconv.SIGNAL_NAME: signal.name}
-            self._count(semconv.METRIC_SIGNALS, 1, attributes | named, context)
+            signal_name: Attributes = {semconv.SIGNAL_NAME: signal.name}
+            self._count(semconv.METRIC_SIGNALS, 1, attributes | signal_name, context)
         for warning in assessment.early_warning.signals:
-            named = {semconv.SIGNAL_NAME: warning}
-            self._count(semconv.METRIC_EARLY_WARNINGS, 1, attributes | named, context)
+            warning_name: Attributes = {semconv.SIGNAL_NAME: warning}
+            self._count(semconv.METRIC_EARLY_WARNINGS, 1, attributes | warning_name, context)
         for blamed in assessment.blame:
-            layer = {semconv.LAYER: blamed.layer}
+            layer: Attributes = {semconv.LAYER: blamed.layer}
             self._count(semconv.METRIC_BLAMED_LAYERS, 1, attributes | layer, context)
 
     def record_failure(self, what: str, attributes: Attributes, context: Context | None) -> None:
         """A failure of CoreVital itself."""
-        self._count(
-            semconv.METRIC_FAILURES, 1, attributes | {semconv.SIGNAL_NAME: what}, context
-        )
+        signal: Attributes = {semconv.SIGNAL_NAME: what}
+        self._count(semconv.METRIC_FAILURES, 1, attributes | signal, context)
 
     def record_cost(self, seconds: float, attributes: Attributes, context: Context) -> None:
         """Time that CoreVital took in one call of ``generate``."""

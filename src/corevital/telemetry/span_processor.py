@@ -16,6 +16,7 @@ from corevital.assess.assessment import Assessment, assess
 from corevital.record import GenerationRecord
 from corevital.settings import Settings, StepEvents, load_settings
 from corevital.telemetry.attributes import (
+    Value,
     assessment_attributes,
     capture_attributes,
     record_attributes,
@@ -134,7 +135,7 @@ def _evaluation(span: Span, record: GenerationRecord, assessment: Assessment) ->
     """The standard GenAI event for the assessment of a model's output."""
     risk = assessment.risk
     factors = ", ".join(f"{factor.name} {factor.contribution:.2f}" for factor in risk.factors)
-    attributes = {
+    attributes: dict[str, Value] = {
         gen_ai_attributes.GEN_AI_EVALUATION_NAME: EVALUATION_NAME,
         gen_ai_attributes.GEN_AI_EVALUATION_SCORE_VALUE: risk.score,
         gen_ai_attributes.GEN_AI_EVALUATION_SCORE_LABEL: risk.level.value,

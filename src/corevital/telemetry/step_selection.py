@@ -39,7 +39,7 @@ def select_steps(record: GenerationRecord, high_entropy_bits: float, limit: int)
 
 def _by_remarkableness(record: GenerationRecord, high_entropy_bits: float) -> list[int]:
     """Steps that are flagged or extreme, the most remarkable first."""
-    surprise = np.zeros(record.steps)
+    surprise: NDArray[np.floating] = np.zeros(record.steps)
     if record.logits is not None:
         entropy = np.nan_to_num(record.logits.entropy, nan=0.0)
         surprise = np.nan_to_num(record.logits.surprisal, nan=0.0) + entropy

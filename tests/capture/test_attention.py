@@ -1,0 +1,152 @@
+"""Attention statistics agree with the reference, on every way a backend may be given its input."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from corevital.capture.attention import AttentionReducer, head_statistics, weight_statistics
+from corevital.record import AttentionColumns
+from tests.capture.observe import observe
+from tests.models import tiny_model, tiny_prompt
+
+REFERENCE: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "reference" / "attention.json").read_text()
+)
+ONE_QUERY = [case for case in REFERENCE if len(case["attention"][0]) == 1]
+
+
+@pytest.mark.parametrize("case", ONE_QUERY, ids=lambda case: f"{len(case['attention'])} heads")
+def test_reference(case: dict[str, Any]) -> None:
+    weights = torch.tensor(case["attention"])[:, 0]
+    concentration, entropy = weight_statistics(weights)
+    normalized = entropy / math.log(max(weights.shape[-1], 2))
+    values = head_statistics(entropy, normalized, concentration).tolist()
+    mean, lowest, highest, normalized_mean, most, least, collapsed, focused = values
+    nats = math.log(2)
+    assert mean * nats == pytest.approx(case["entropy_nats_mean"], abs=1e-5)
+    assert lowest * nats == pytest.approx(case["entropy_nats_min"], abs=1e-5)
+    assert highest * nats == pytest.approx(case["entropy_nats_max"], abs=1e-5)
+    assert normalized_mean == pytest.approx(case["entropy_normalized_mean"], abs=1e-5)
+    assert most == pytest.approx(case["concentration_max"], abs=1e-6)
+    assert least == pytest.approx(case["concentration_min"], abs=1e-6)
+    assert collapsed == case["collapsed_head_count"]
+    assert focused == case["focused_head_count"]
+
+
+@pytest.fixture
+def weightless_attention() -> Iterator[str]:
+    """A backend that computes as ``eager`` does but, like ``sdpa``, returns no weights."""
+
+    def attention(module: Any, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+        eager = vars(__import__(type(module).__module__, fromlist=["eager_attention_forward"]))
+        return eager["eager_attention_forward"](module, *args, **kwargs)[0], None
+
+    name = "weightless"
+    ALL_ATTENTION_FUNCTIONS.register(name, attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    yield name
+    for registry in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
+        registry._global_mapping.pop(name)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss", "qwen3", "gpt2"])
+def test_rows_computed_from_queries_equal_the_weights_of_the_backend(
+    family: str, weightless_attention: str
+) -> None:
+    """Grouped heads, windows, soft-capping, sinks and padding, each as its model has them."""
+    prompt = tiny_prompt(batch=2)
+    mask = torch.ones_like(prompt)
+    mask[0, :4] = 0
+    arguments = {
+        "input_ids": prompt,
+        "attention_mask": mask,
+        "do_sample": False,
+        "max_new_tokens": 20,
+        "min_new_tokens": 20,
+    }
+    given, by_eager = observe(tiny_model(family, attn_implementation="eager"), **arguments)
+    computed, records = observe(
+        tiny_model(family, attn_implementation=weightless_attention), **arguments
+    )
+    assert torch.equal(computed, given)
+    for record, expected in zip(records, by_eager, strict=True):
+        assert_same(record.attention, expected.attention)
+        assert record.prompt.basin is not None
+        assert expected.prompt.basin is not None
+        np.testing.assert_allclose(record.prompt.basin, expected.prompt.basin, rtol=1e-3, atol=1e-4)
+        assert record.prompt.sparse is not None
+        assert expected.prompt.sparse is not None
+        assert record.prompt.sparse.total == expected.prompt.sparse.total
+
+
+def assert_same(observed: AttentionColumns | None, expected: AttentionColumns | None) -> None:
+    assert observed is not None
+    assert expected is not None
+    for name in ("entropy_mean", "entropy_min", "normalized_entropy_mean", "concentration_max"):
+        np.testing.assert_allclose(
+            getattr(observed, name), getattr(expected, name), rtol=1e-3, atol=1e-4
+        )
+    assert np.array_equal(observed.collapsed_heads, expected.collapsed_heads)
+    assert np.array_equal(observed.heads, expected.heads)
+
+
+def attend(reducer: AttentionReducer, step: int, keys: torch.Tensor, query: torch.Tensor) -> None:
+    reducer.observe(0, query, keys, None, None, {})
+    reducer.end_step(step)
+
+
+def test_steps_reduced_together_equal_steps_reduced_alone() -> None:
+    torch.manual_seed(0)
+    keys = torch.randn(2, 2, 30, 8)
+    queries = torch.randn(20, 2, 4, 1, 8)
+    together, alone = AttentionReducer(), AttentionReducer()
+    together.append_only = True
+    for step in range(20):
+        for reducer in (together, alone):
+            attend(reducer, step, keys[:, :, : 11 + step], queries[step])
+    for reducer in (together, alone):
+        reducer.reduce()
+    assert len(together.chunks) == 1
+    assert len(alone.chunks) == 20
+    separate = torch.cat([chunk.statistics for chunk in alone.chunks], dim=1)
+    torch.testing.assert_close(together.chunks[0].statistics, separate, rtol=1e-4, atol=1e-5)
+
+
+def test_only_the_latest_keys_are_held() -> None:
+    reducer = AttentionReducer()
+    reducer.append_only = True
+    keys = torch.randn(1, 1, 12, 4)
+    attend(reducer, 0, first := keys[:, :, :11].clone(), torch.randn(1, 1, 1, 4))
+    attend(reducer, 1, keys, torch.randn(1, 1, 1, 4))
+    import gc
+
+    assert [each for each in gc.get_referrers(first) if isinstance(each, list)] == []
+
+
+def test_nan_in_a_row_is_seen_and_stays_in_its_layer() -> None:
+    reducer = AttentionReducer()
+    query, key = torch.randn(1, 2, 1, 4), torch.randn(1, 2, 6, 4)
+    reducer.observe(0, query, key, None, None, {})
+    reducer.observe(1, query * float("nan"), key, None, None, {})
+    reducer.end_step(0)
+    reducer.reduce()
+    entropy = reducer.chunks[0].statistics[0, 0, :, 0]
+    assert torch.isnan(entropy).tolist() == [False, True]
+
+
+def test_a_position_bias_is_refused_rather_than_ignored() -> None:
+    reducer = AttentionReducer()
+    query, key = torch.randn(1, 2, 1, 4), torch.randn(1, 2, 6, 4)
+    reducer.observe(0, query, key, None, None, {"position_bias": torch.zeros(1, 2, 1, 6)})
+    with pytest.raises(NotImplementedError):
+        reducer.end_step(0)

@@ -1,0 +1,37 @@
+"""The decoder layers of a model are found, by declaration or by count."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from corevital.capture.layers import find_decoder_layers
+from tests.models import FAMILIES, LAYERS, tiny_model
+
+DECODER_ONLY = [family for family in FAMILIES if family not in ("t5", "bart")]
+
+
+@pytest.mark.parametrize("family", DECODER_ONLY)
+def test_every_family_has_its_layers(family: str) -> None:
+    model = tiny_model(family)
+    found = find_decoder_layers(model)
+    assert found is not None
+    expected = next(
+        module
+        for module in model.modules()
+        if isinstance(module, nn.ModuleList) and len(module) == LAYERS
+    )
+    assert list(found.layers) == list(expected)
+
+
+def test_modules_inside_a_layer_belong_to_it() -> None:
+    model = tiny_model("llama")
+    found = find_decoder_layers(model)
+    assert found is not None
+    for position, layer in enumerate(found.layers):
+        assert all(found.position_inside[id(module)] == position for module in layer.modules())
+        assert found.layer_position[id(layer)] == position
+
+
+def test_a_model_without_layers_has_none() -> None:
+    assert find_decoder_layers(nn.Linear(2, 2)) is None

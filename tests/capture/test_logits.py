@@ -1,0 +1,116 @@
+"""Next-token statistics agree with the reference and with their definition."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corevital.capture.logits import LogitsReducer, logit_statistics
+
+REFERENCE: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "reference" / "logits.json").read_text()
+)
+
+
+def tensor(values: list[float | None]) -> torch.Tensor:
+    return torch.tensor([float("-inf") if value is None else value for value in values])
+
+
+@pytest.mark.parametrize("case", REFERENCE, ids=lambda case: f"{len(case['logits'])} tokens")
+def test_reference(case: dict[str, Any]) -> None:
+    logits = tensor(case["logits"])[None]
+    entropy, surprisal, margin, mass = logit_statistics(
+        logits, torch.tensor([case["token_id"]]), top_k=10
+    )[:, 0].tolist()
+    assert entropy == pytest.approx(case["entropy_bits"], abs=1e-4)
+    assert 2**entropy == pytest.approx(case["perplexity"], rel=1e-4)
+    assert surprisal == pytest.approx(case["surprisal_bits"], rel=1e-5, abs=1e-4)
+    assert margin == pytest.approx(case["top2_margin"], abs=1e-5)
+    assert mass == pytest.approx(case["top10_mass"], abs=1e-5)
+
+
+@given(
+    vocabulary=st.sampled_from([1, 2, 9, 128, 5121, 6000, 50257]),
+    scale=st.floats(0.01, 30.0),
+    shift=st.floats(-500.0, 500.0),
+    top_k=st.integers(1, 12),
+    seed=st.integers(0, 2**31),
+)
+def test_any_distribution(
+    vocabulary: int, scale: float, shift: float, top_k: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, vocabulary, generator=generator) * scale + shift
+    tokens = torch.randint(0, vocabulary, (3,), generator=generator)
+    log_p = torch.log_softmax(logits.double(), -1)
+    p = log_p.exp()
+    ranked = p.sort(-1, descending=True).values
+    expected = torch.stack(
+        (
+            -(p * log_p).sum(-1) / np.log(2),
+            -log_p[torch.arange(3), tokens] / np.log(2),
+            ranked[:, 0] - ranked[:, 1] if vocabulary > 1 else ranked[:, 0],
+            ranked[:, :top_k].sum(-1),
+        )
+    )
+    observed = logit_statistics(logits.clone(), tokens, top_k)
+    torch.testing.assert_close(observed.double(), expected, rtol=1e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_logit_that_is_not_finite_makes_every_statistic_nan(bad: float) -> None:
+    logits = torch.zeros(1, 20)
+    logits[0, 3] = bad
+    assert torch.isnan(logit_statistics(logits, torch.tensor([1]), 10)[0]).all()
+
+
+def test_impossible_tokens_have_no_part_in_the_entropy() -> None:
+    logits = torch.full((1, 8), float("-inf"))
+    logits[0, :4] = 0.0
+    entropy, surprisal, _, mass = logit_statistics(logits, torch.tensor([0]), 4)[:, 0].tolist()
+    assert (entropy, surprisal, mass) == pytest.approx((2.0, 2.0, 1.0))
+
+
+def test_steps_reduced_together_equal_steps_reduced_alone() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(7, 2, 1, 300)
+    tokens = torch.randint(0, 300, (7, 2))
+    together = LogitsReducer(top_k=10)
+    for step in range(7):
+        together.add(logits[step])
+    together.reduce(tokens)
+    alone = LogitsReducer(top_k=10, most_steps=1)
+    for step in range(7):
+        alone.add(logits[step])
+        assert alone.full
+        alone.reduce(tokens[step : step + 1])
+    torch.testing.assert_close(together.result(), alone.result())
+
+
+def test_a_step_without_a_token_is_dropped() -> None:
+    reducer = LogitsReducer(top_k=10)
+    for _ in range(3):
+        reducer.add(torch.randn(1, 1, 50))
+    reducer.reduce(torch.zeros(2, 1, dtype=torch.long))
+    result = reducer.result()
+    assert result is not None
+    assert result.shape == (4, 2, 1)
+
+
+def test_half_precision_is_reduced_in_single() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(1, 1, 400, dtype=torch.bfloat16)
+    reducer = LogitsReducer(top_k=10)
+    reducer.add(logits)
+    reducer.reduce(torch.tensor([[5]]))
+    expected = logit_statistics(logits[:, 0].float(), torch.tensor([5]), 10)
+    result = reducer.result()
+    assert result is not None
+    torch.testing.assert_close(result[:, 0], expected)
