@@ -28,6 +28,11 @@ def test_nan_or_inf_in_a_hidden_state() -> None:
     assert health_flags(record(hidden=hidden), DEFAULT).nan_or_inf
 
 
+def test_nan_in_the_logits() -> None:
+    logits = logit_columns(entropy=[1.0, NAN, 1.0])
+    assert health_flags(record(logits=logits), DEFAULT).nan_or_inf
+
+
 def test_nan_or_inf_in_attention() -> None:
     attention = attention_columns([[0, 0]], non_finite=[[True, False]])
 
