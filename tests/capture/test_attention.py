@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,15 @@ def assert_same(observed: AttentionColumns | None, expected: AttentionColumns | 
     assert np.array_equal(observed.heads, expected.heads)
 
 
-def attend(reducer: AttentionReducer, step: int, keys: torch.Tensor, query: torch.Tensor) -> None:
+def attend(
+    reducer: AttentionReducer,
+    step: int,
+    keys: torch.Tensor,
+    query: torch.Tensor,
+    *,
+    append_only: bool = True,
+) -> None:
+    reducer.begin_step(append_only=append_only)
     reducer.observe(0, query, keys, None, None, {})
     reducer.end_step(step)
 
@@ -110,10 +119,10 @@ def test_steps_reduced_together_equal_steps_reduced_alone() -> None:
     keys = torch.randn(2, 2, 30, 8)
     queries = torch.randn(20, 2, 4, 1, 8)
     together, alone = AttentionReducer(), AttentionReducer()
-    together.append_only = True
     for step in range(20):
-        for reducer in (together, alone):
-            attend(reducer, step, keys[:, :, : 11 + step], queries[step])
+        seen = keys[:, :, : 11 + step]
+        attend(together, step, seen, queries[step])
+        attend(alone, step, seen, queries[step], append_only=False)
     for reducer in (together, alone):
         reducer.reduce()
     assert len(together.chunks) == 1
@@ -124,13 +133,29 @@ def test_steps_reduced_together_equal_steps_reduced_alone() -> None:
 
 def test_only_the_latest_keys_are_held() -> None:
     reducer = AttentionReducer()
-    reducer.append_only = True
     keys = torch.randn(1, 1, 12, 4)
-    attend(reducer, 0, first := keys[:, :, :11].clone(), torch.randn(1, 1, 1, 4))
+    first = keys[:, :, :11].clone()
+    held = weakref.ref(first)
+    attend(reducer, 0, first, torch.randn(1, 1, 1, 4))
+    del first
+    assert held() is not None
     attend(reducer, 1, keys, torch.randn(1, 1, 1, 4))
-    import gc
+    assert held() is None
 
-    assert [each for each in gc.get_referrers(first) if isinstance(each, list)] == []
+
+def test_keys_that_do_not_continue_those_before_do_not_mix_with_them() -> None:
+    torch.manual_seed(0)
+    keys, others = torch.randn(1, 1, 12, 4), torch.randn(1, 1, 7, 4)
+    queries = torch.randn(3, 1, 2, 1, 4)
+    given = [keys[:, :, :11], keys, others]
+    together, alone = AttentionReducer(), AttentionReducer()
+    for step in range(3):
+        attend(together, step, given[step], queries[step])
+        attend(alone, step, given[step], queries[step], append_only=False)
+    together.reduce()
+    observed = torch.cat([chunk.statistics for chunk in together.chunks], dim=1)
+    expected = torch.cat([chunk.statistics for chunk in alone.chunks], dim=1)
+    torch.testing.assert_close(observed, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_nan_in_a_row_is_seen_and_stays_in_its_layer() -> None:

@@ -109,8 +109,8 @@ def weight_statistics(weights: Tensor) -> tuple[Tensor, Tensor]:
     return weights.amax(-1), -torch.linalg.vecdot(weights, logarithms)
 
 
-_Row = tuple[int, Tensor, Tensor, Any, bool, dict[str, Any], int]
-"""Position, newest query or weights, keys, mask, whether scores are needed, options, queries."""
+_Row = tuple[int, Tensor, int, Any, bool, dict[str, Any], int]
+"""Position, newest query or weights, key count, mask, needs scores, options, query count."""
 
 
 @dataclass(slots=True)
@@ -118,7 +118,7 @@ class _StepLayers:
     """Layers of one step whose attention has the same shape, mask and options.
 
     ``rows`` are the newest queries ``[B, H, 1, D]``, or their weights ``[B, H, 1, K]`` where the
-    backend gives them, and then there are no ``keys``.
+    backend gives them.
     """
 
     shape: torch.Size
@@ -129,7 +129,6 @@ class _StepLayers:
     key_count: int
     positions: list[int] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
-    keys: list[Tensor] = field(default_factory=list)
     sinks: list[Tensor] = field(default_factory=list)
 
     def newest_mask(self, device: torch.device) -> Tensor | None:
@@ -147,7 +146,6 @@ class AttentionReducer:
     the cache is read once for all of them.
 
     Attributes:
-        append_only: whether the run's cache only appends; otherwise every step is reduced alone.
         chunks: what has been reduced.
         heads: number of heads of every layer position seen.
     """
@@ -156,10 +154,18 @@ class AttentionReducer:
         self._most_steps = most_steps
         self._rows: list[_Row] = []
         self._options: dict[int, ScoreOptions] = {}
+        self._keys: dict[int, Tensor] = {}
         self._blocks: dict[tuple[int, ...], _Block] = {}
-        self.append_only = False
+        self._append_only = False
         self.chunks: list[Chunk] = []
         self.heads: dict[int, int] = {}
+
+    def begin_step(self, *, append_only: bool) -> None:
+        """A forward pass begins; ``append_only`` tells whether its cache only appends."""
+        self._rows.clear()
+        if append_only != self._append_only:
+            self.reduce()
+            self._append_only = append_only
 
     def observe(
         self,
@@ -170,7 +176,7 @@ class AttentionReducer:
         weights: Tensor | None,
         options: dict[str, Any],
     ) -> None:
-        """Keep what one layer's attention needs for its newest row; the layer's first call counts.
+        """Keep what one layer's attention needs for its newest row.
 
         Args:
             position: the layer's.
@@ -184,7 +190,14 @@ class AttentionReducer:
         queries = query.shape[2]
         # A copy where a view would keep the queries of a whole prompt alive.
         row = given if queries == 1 else given[:, :, -1:].clone()
-        self._rows.append((position, row, key, mask, weights is None, options, queries))
+        keys = key.shape[2]
+        previous = self._keys.get(position)
+        if previous is not None and keys != previous.shape[2] + 1:
+            # Not what was appended to: the pending steps can no longer be read from it.
+            self.reduce()
+        # The latest keys replace those before, so that an outgrown cache is let go at once.
+        self._keys[position] = key
+        self._rows.append((position, row, keys, mask, weights is None, options, queries))
 
     def end_step(self, step: int) -> None:
         """Put the rows of all layers by, to be reduced together with those of other steps.
@@ -195,31 +208,31 @@ class AttentionReducer:
         for layers in self._grouped():
             positions = tuple(layers.positions)
             block = self._blocks.get(positions)
-            if block is not None and not (self.append_only and block.continues_with(layers)):
-                self.chunks.append(block.reduce())
+            if block is not None and not block.continues_with(layers):
+                self.chunks.append(block.reduce(self._keys))
                 block = None
             if block is None:
                 block = self._blocks[positions] = _Block(layers, self._most_steps)
                 self.heads |= dict.fromkeys(positions, layers.shape[1])
             block.add(step, layers)
+        if not self._append_only:
+            self.reduce()
+            self._keys.clear()
 
     def _grouped(self) -> list[_StepLayers]:
         """The step's rows, grouped by shape, mask and options."""
         rows, self._rows = self._rows, []
         groups: list[_StepLayers] = []
         seen: set[int] = set()
-        for position, row, key, mask, needs_scores, given, queries in rows:
+        for position, row, key_count, mask, needs_scores, given, queries in rows:
             if position in seen:
                 continue
             seen.add(position)
             options = self._options_of(position, given)
-            if mask is None and queries > 1 and not self.append_only:
-                # Without a mask, a prompt sees itself only: what follows in a fixed-size cache is
-                # not filled yet.
-                used = key[:, :, :queries]
-            else:
-                used = key
-            shape, keys = row.shape, used.shape[2]
+            # Without a mask, a prompt sees itself only: what follows in a fixed-size cache is not
+            # filled yet.
+            alone = mask is None and queries > 1 and not self._append_only
+            shape, keys = row.shape, min(key_count, queries) if alone else key_count
             for group in groups:
                 if (
                     group.mask is mask
@@ -234,10 +247,8 @@ class AttentionReducer:
                 groups.append(group)
             group.positions.append(position)
             group.rows.append(row)
-            if needs_scores:
-                group.keys.append(used)
-                if options.has_sinks:
-                    group.sinks.append(given["s_aux"])
+            if needs_scores and options.has_sinks:
+                group.sinks.append(given["s_aux"])
         return groups
 
     def _options_of(self, position: int, given: dict[str, Any]) -> ScoreOptions:
@@ -249,13 +260,9 @@ class AttentionReducer:
             self._options[position] = options
         return options
 
-    def discard_step(self) -> None:
-        """Forget the rows of a step that did not finish."""
-        self._rows.clear()
-
     def reduce(self) -> None:
         """Reduce all pending steps to chunks."""
-        self.chunks += [block.reduce() for block in self._blocks.values()]
+        self.chunks += [block.reduce(self._keys) for block in self._blocks.values()]
         self._blocks.clear()
 
 
@@ -282,21 +289,18 @@ class _Block:
 
     def add(self, step: int, layers: _StepLayers) -> None:
         """Add one step."""
-        if self._layers:
-            # The keys of a later step include those of an earlier one.
-            self._layers[-1].keys = []
         self._steps.append(step)
         self._layers.append(layers)
 
-    def reduce(self) -> Chunk:
-        """Reduce the steps added to statistics over heads."""
+    def reduce(self, keys: dict[int, Tensor]) -> Chunk:
+        """Reduce the steps added to statistics over heads; ``keys`` by layer position."""
         last = self._layers[-1]
         if not last.needs_scores:
             rows = self._padded_weights()
             mask = self._mask(rows)
             concentration, entropy = weight_statistics(rows)
         else:
-            rows = self._scores()
+            rows = self._scores(keys)
             mask = self._mask(rows)
             if mask is not None:
                 rows.add_(mask).clamp_(min=LOWEST)
@@ -307,14 +311,15 @@ class _Block:
         statistics = head_statistics(*(values.permute(3, 0, 1, 2) for values in per_head))
         return Chunk(tuple(self._steps), tuple(last.positions), statistics)
 
-    def _scores(self) -> Tensor:
+    def _scores(self, keys: dict[int, Tensor]) -> Tensor:
         """Scaled and capped scores of all layers and steps, ``[l, B, H, n, K]``."""
         last = self._layers[-1]
         device = last.rows[-1].device
         scores = []
-        for place, key in enumerate(last.keys):
+        for place, position in enumerate(last.positions):
             queries = [layers.rows[place] for layers in self._layers]
             query = queries[0] if len(queries) == 1 else torch.cat(queries, dim=2)
+            key = keys[position][:, :, : last.key_count]
             scores.append(grouped_scores(query, key).to(device, non_blocking=True))
         return last.options.apply(torch.stack(scores).float(), last.shape[3])
 

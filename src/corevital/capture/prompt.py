@@ -16,6 +16,7 @@ from corevital.capture.masks import additive_mask
 
 SPARSE_ABOVE: Final = 0.01
 MOST_SPARSE_PER_LAYER: Final = 8192
+CHUNK_BYTES: Final = 2 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,8 @@ class _LayerAttention:
 class PromptAttention:
     """Basin score and sparse weights of every prompt attention matrix.
 
-    At most ``BUFFER_BYTES`` of weights exist at a time: short prompts are reduced several layers at
-    once, long ones some queries of one layer at a time.
+    At most ``CHUNK_BYTES`` of weights are reduced at a time: several layers of a short prompt, some
+    queries of one layer of a long one.
     """
 
     def __init__(self, valid: Tensor) -> None:
@@ -106,7 +107,7 @@ class PromptAttention:
         if self._waiting and not layer.goes_with(self._waiting[0]):
             self.reduce()
         self._waiting.append(layer)
-        if len(self._waiting) * 4 * batch * heads * length**2 >= BUFFER_BYTES // 2:
+        if (len(self._waiting) + 1) * 4 * batch * heads * length**2 > CHUNK_BYTES:
             self.reduce()
 
     def reduce(self) -> None:
@@ -115,7 +116,7 @@ class PromptAttention:
         if not layers:
             return
         batch, heads, length, _ = layers[0].query.shape
-        queries = max(1, min(length, BUFFER_BYTES // (4 * len(layers) * batch * heads * length)))
+        queries = max(1, min(length, CHUNK_BYTES // (4 * len(layers) * batch * heads * length)))
         columns = torch.zeros(len(layers), batch, heads, length, device=self._valid.device)
         total = torch.zeros(columns.shape[:-1], dtype=torch.long, device=self._valid.device)
         newest: Tensor | None = None
@@ -214,7 +215,7 @@ class LayerTransformation:
         if self._before is None and not self._waiting:
             self._before = before
         self._waiting.append((position, after))
-        if len(self._waiting) * 4 * after.numel() >= BUFFER_BYTES:
+        if len(self._waiting) * 4 * after.numel() >= CHUNK_BYTES:
             self.reduce()
 
     def reduce(self) -> None:

@@ -90,8 +90,8 @@ class GenerationRun:
             return
         self._observing_forward = True
         self._states.clear()
-        self.attention.discard_step()
-        self.attention.append_only = only_appends(kwargs.get("past_key_values"))
+        append_only = only_appends(kwargs.get("past_key_values"))
+        self._observed("attention", lambda: self.attention.begin_step(append_only=append_only))
         if self.steps == 0:
             mask = kwargs.get("attention_mask")
             self.prompt_mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
@@ -245,7 +245,6 @@ class GenerationRun:
         """Reduce what is pending; forget what belongs to a step without a token."""
         self._states.clear()
         self._observing_forward = False
-        self.attention.discard_step()
         if self.input_ids is not None:
             self._observed("logits", self._reduce_logits)
         self._observed("hidden", self.hidden.reduce)

@@ -1,0 +1,170 @@
+"""What CoreVital costs: plain and instrumented runs of one generation, alternating in one process.
+
+    python -m benchmarks.overhead [--model ID] [--device cpu|cuda] [--tokens 50] [--batch 1]
+
+Each pair runs the same generation with the same seed, plain and instrumented, in alternating order.
+Printed are the milliseconds a token, and the median of the pairs' ratios with its quartiles. Tokens
+must be equal, or the benchmark fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from corevital import CoreVitalInstrumentor
+from scripts.smollm2 import safetensors_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROMPT = "Write a short story about a lighthouse keeper who finds a message in a bottle."
+MODES = ("off", "summary", "on_risk", "full")
+EAGER = "eager with output flags"
+
+
+class Ratios(NamedTuple):
+    """Milliseconds a token of both sides, and the ratio of each pair."""
+
+    plain: list[float]
+    other: list[float]
+    ratio: list[float]
+
+
+@contextmanager
+def instrumented(mode: str) -> Iterator[None]:
+    """Instrument inside the block, with a real SDK pipeline behind it."""
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
+    meters = MeterProvider([InMemoryMetricReader()])
+    instrumentor = CoreVitalInstrumentor()
+    instrumentor.instrument(tracer_provider=provider, meter_provider=meters, capture=mode)
+    try:
+        yield
+    finally:
+        instrumentor.uninstrument()
+        provider.shutdown()
+        meters.shutdown()
+
+
+@contextmanager
+def eager_attention(model: Any) -> Iterator[None]:
+    """Use eager attention inside the block, as capture by output flags needs it."""
+    implementation = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(implementation)
+
+
+class Benchmark:
+    """One model and one generation."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        folder = options.model or str(safetensors_folder())
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(folder).to(options.device)
+        self.device, self.tokens = options.device, options.tokens
+        message = [{"role": "user", "content": PROMPT}]
+        prompt = tokenizer.apply_chat_template(
+            message, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        self.inputs = {
+            name: value.repeat(options.batch, 1).to(options.device)
+            for name, value in prompt.items()
+        }
+        self.pairs = options.pairs
+
+    def generate(self, **flags: Any) -> torch.Tensor:
+        """The same tokens at every call."""
+        torch.manual_seed(0)
+        length = {"max_new_tokens": self.tokens, "min_new_tokens": self.tokens}
+        result = self.model.generate(
+            **self.inputs, **length, **flags, do_sample=True, temperature=0.7
+        )
+        sequences: torch.Tensor = getattr(result, "sequences", result)
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        return sequences
+
+    def timed(self, run: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
+        """Milliseconds a token, and the tokens."""
+        started = time.perf_counter()
+        result = run()
+        return (time.perf_counter() - started) * 1e3 / self.tokens, result
+
+    def compare(self, name: str) -> Ratios:
+        """Pairs of plain and other runs, each first in every second pair."""
+        flags: dict[str, Any] = {}
+        if name == EAGER:
+            flags = {"return_dict_in_generate": True, "output_logits": True}
+            flags |= {"output_hidden_states": True, "output_attentions": True}
+        ratios = Ratios([], [], [])
+        for pair in range(self.pairs + 1):
+            with ExitStack() as order:
+                other_first = pair % 2 == 1
+                if not other_first:
+                    plain, expected = self.timed(self.generate)
+                order.enter_context(
+                    eager_attention(self.model) if name == EAGER else instrumented(name)
+                )
+                other, observed = self.timed(lambda: self.generate(**flags))
+            if other_first:
+                plain, expected = self.timed(self.generate)
+            if name != EAGER and not torch.equal(observed, expected):
+                raise SystemExit(f"{name}: the tokens differ")
+            if pair > 0:  # the first pair warms up
+                ratios.plain.append(plain)
+                ratios.other.append(other)
+                ratios.ratio.append(other / plain)
+        return ratios
+
+
+def main() -> None:
+    """Print one row for each way of observing."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="default: SmolLM2-135M-Instruct, fetched once")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tokens", type=int, default=50)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--modes", nargs="+", default=[*MODES, EAGER], choices=[*MODES, EAGER])
+    options = parser.parse_args()
+    benchmark = Benchmark(options)
+    prompt_tokens = benchmark.inputs["input_ids"].shape[1]
+    table = Table(
+        title=f"{options.batch} x ({prompt_tokens} + {options.tokens} tokens), {options.device}, "
+        f"{torch.get_num_threads()} threads, {options.pairs} pairs"
+    )
+    for column in ("capture", "plain ms/token", "observed ms/token", "ratio", "quartiles"):
+        table.add_column(column, justify="left" if column == "capture" else "right")
+    for name in options.modes:
+        ratios = benchmark.compare(name)
+        low, middle, high = statistics.quantiles(ratios.ratio, n=4)
+        table.add_row(
+            name,
+            f"{statistics.median(ratios.plain):.2f}",
+            f"{statistics.median(ratios.other):.2f}",
+            f"x{middle:.3f}",
+            f"x{low:.3f} to x{high:.3f}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
