@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from transformers import LogitsProcessor
 
 from corevital import GenerationRecord
 from corevital.capture.active import active_run
+from corevital.capture.run import GenerationRun
 from tests.capture.observe import observe, observing
 from tests.models import GenerativeModel, tiny_model, tiny_prompt
 
@@ -158,3 +161,24 @@ def test_a_prompt_is_not_kept_alive() -> None:
 
 def rows_of(block: Any) -> list[torch.Tensor]:
     return [row for layers in block._layers for row in layers.rows]
+
+
+def test_a_run_is_freed_without_the_garbage_collector() -> None:
+    model = tiny_model("llama")
+    runs: list[weakref.ref[GenerationRun]] = []
+
+    class Notes(LogitsProcessor):
+        def __call__(
+            self, input_ids: torch.LongTensor, scores: torch.FloatTensor
+        ) -> torch.FloatTensor:
+            run = active_run.get()
+            assert run is not None
+            runs.append(weakref.ref(run))
+            return scores
+
+    gc.disable()
+    try:
+        observe(model, inputs=tiny_prompt(), max_new_tokens=3, logits_processor=[Notes()])
+        assert [run() for run in runs] == [None, None, None]
+    finally:
+        gc.enable()

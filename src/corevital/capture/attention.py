@@ -219,6 +219,12 @@ class AttentionReducer:
             self.reduce()
             self._keys.clear()
 
+    def finish(self) -> None:
+        """Reduce what is pending, and let go of the keys."""
+        self.reduce()
+        self._rows.clear()
+        self._keys.clear()
+
     def _grouped(self) -> list[_StepLayers]:
         """The step's rows, grouped by shape, mask and options."""
         rows, self._rows = self._rows, []

@@ -248,7 +248,9 @@ class GenerationRun:
         if self.input_ids is not None:
             self._observed("logits", self._reduce_logits)
         self._observed("hidden", self.hidden.reduce)
-        self._observed("attention", self.attention.reduce)
+        self._observed("attention", self.attention.finish)
+        # It refers to this run: without the cycle, the run's memory is free as soon as it ends.
+        self._wrapped.clear()
         if self.prefill is not None:
             self.prefill.release()
 
