@@ -49,8 +49,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         logger_provider: LoggerProvider | None = kwargs.pop("logger_provider", None)
         listener = kwargs.pop("on_generation", None)
         settings = load_settings(**kwargs)
-        self._patches: list[_Patch] = []
-        self._retire: Callable[[], None] = _nothing
+        self._undo: list[Callable[[], None]] = []
         if settings.enabled:
             self._patch(settings, tracer_provider, meter_provider, logger_provider, listener)
 
@@ -69,6 +68,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         from transformers.modeling_utils import AttentionInterface
 
         from corevital.capture.attention_functions import LOOKUP, observed_lookup
+        from corevital.capture.eager_functions import restore_eager_functions
         from corevital.capture.layer_calls import observed_layer_call
         from corevital.telemetry.content import ChatPrompts, PromptReader
         from corevital.telemetry.generate import InstrumentedGenerate
@@ -102,7 +102,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             listener,
         )
         processors.ensure_installed()
-        self._retire = processors.retire
+        self._undo += [processors.retire, restore_eager_functions]
         generate = InstrumentedGenerate(GenerationMixin.generate, pipeline)
         for owner, name, wrapped in (
             (GenerationMixin, "generate", _wrapping(generate)),
@@ -111,18 +111,13 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             (AttentionInterface, LOOKUP, observed_lookup),
             (GradientCheckpointingLayer, "__call__", observed_layer_call),
         ):
-            self._patches.append(_Patch(owner, name, wrapped))
+            self._undo.append(_Patch(owner, name, wrapped).undo)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         """Put every patched attribute back and take the span processor out of use."""
-        for patch in self._patches:
-            patch.undo()
-        self._patches = []
-        self._retire()
-
-
-def _nothing() -> None:
-    """What there is to retire when CoreVital was disabled."""
+        for undo in self._undo:
+            undo()
+        self._undo = []
 
 
 def _wrapping(wrapper: Callable[..., Any]) -> Callable[[Any], Any]:

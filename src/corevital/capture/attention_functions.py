@@ -19,7 +19,8 @@ from corevital.capture.active import active_run
 AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 Lookup = Callable[..., AttentionFunction]
 
-LOOKUP: Final = "get_interface" if hasattr(AttentionInterface, "get_interface") else "__getitem__"
+EAGER_IS_LOOKED_UP: Final = hasattr(AttentionInterface, "get_interface")
+LOOKUP: Final = "get_interface" if EAGER_IS_LOOKED_UP else "__getitem__"
 """Name of the method of ``AttentionInterface`` through which models look functions up."""
 
 

@@ -46,6 +46,8 @@ def find_decoder_layers(model: nn.Module) -> DecoderLayers | None:
 def _decoder(model: nn.Module) -> nn.Module:
     get_decoder = getattr(model, "get_decoder", None)
     decoder = get_decoder() if callable(get_decoder) else None
+    if decoder is None or decoder is model:
+        decoder = getattr(model, "base_model", None)
     return decoder if isinstance(decoder, nn.Module) else model
 
 

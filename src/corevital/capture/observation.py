@@ -17,6 +17,7 @@ from corevital.capture.active import active_run
 from corevital.capture.columns import RunColumns, collect
 from corevital.capture.criterion import with_observer
 from corevital.capture.decoding import GenerateCall, unobservable_decoding
+from corevital.capture.eager_functions import observe_eager_functions
 from corevital.capture.hooks import observed
 from corevital.capture.layers import find_decoder_layers, number_of_layers
 from corevital.capture.plan import CapturePlan
@@ -75,6 +76,8 @@ class Observation:
         self.run = GenerationRun(
             call.model, find_decoder_layers(call.model) if self._observes else None, plan
         )
+        if self.run.layers is not None:
+            observe_eager_functions(self.run.layers)
         self._columns: RunColumns | None = None
         self._collected = False
 

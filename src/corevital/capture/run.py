@@ -70,6 +70,7 @@ class GenerationRun:
         self._states: dict[int, Tensor] = {}
         self._observing_forward = False
         self._token_due = False
+        self._inside_attention = False
         self._wrapped: dict[AttentionFunction, AttentionFunction] = {}
         self._not_done: Tensor | None = None
         self._pending_check: tuple[PendingCopy, PendingCopy] | None = None
@@ -152,7 +153,14 @@ class GenerationRun:
         def attention(
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
         ) -> tuple[Tensor, Tensor | None]:
-            result = function(module, query, key, value, *args, **kwargs)
+            if self._inside_attention:
+                # One attention function calls another: they are one, and the outer one is known.
+                return function(module, query, key, value, *args, **kwargs)
+            self._inside_attention = True
+            try:
+                result = function(module, query, key, value, *args, **kwargs)
+            finally:
+                self._inside_attention = False
             position = position_inside.get(id(module))
             if position is not None and (self._everything or position == last):
                 mask = args[0] if args else kwargs.get("attention_mask")
