@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from opentelemetry.sdk.trace import TracerProvider
@@ -41,7 +42,8 @@ def resident_bytes(field: str) -> int:
 
 def measure(mode: str, prompt_tokens: int, new_tokens: int, device: str) -> int:
     """Peak bytes above those before the generation."""
-    model = AutoModelForCausalLM.from_pretrained(safetensors_folder()).to(device)
+    model: Any = AutoModelForCausalLM.from_pretrained(safetensors_folder())
+    model.to(device)
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(100, 40_000, (1, prompt_tokens), generator=generator).to(device)
     arguments = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}

@@ -81,7 +81,7 @@ class Benchmark:
         self.model = AutoModelForCausalLM.from_pretrained(folder).to(options.device)
         self.device, self.tokens = options.device, options.tokens
         message = [{"role": "user", "content": PROMPT}]
-        prompt = tokenizer.apply_chat_template(
+        prompt: Any = tokenizer.apply_chat_template(
             message, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         self.inputs = {
