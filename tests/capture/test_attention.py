@@ -15,7 +15,12 @@ import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from corevital.capture.attention import AttentionReducer, head_statistics, weight_statistics
+from corevital.capture.attention import (
+    AttentionCall,
+    AttentionReducer,
+    head_statistics,
+    weight_statistics,
+)
 from corevital.record import AttentionColumns
 from tests.capture.observe import observe
 from tests.models import tiny_model, tiny_prompt
@@ -110,7 +115,7 @@ def attend(
     append_only: bool = True,
 ) -> None:
     reducer.begin_step(append_only=append_only)
-    reducer.observe(0, query, keys, None, None, {})
+    reducer.observe(AttentionCall(0, query, keys, None, None, {}))
     reducer.end_step(step)
 
 
@@ -161,8 +166,8 @@ def test_keys_that_do_not_continue_those_before_do_not_mix_with_them() -> None:
 def test_nan_in_a_row_is_seen_and_stays_in_its_layer() -> None:
     reducer = AttentionReducer()
     query, key = torch.randn(1, 2, 1, 4), torch.randn(1, 2, 6, 4)
-    reducer.observe(0, query, key, None, None, {})
-    reducer.observe(1, query * float("nan"), key, None, None, {})
+    reducer.observe(AttentionCall(0, query, key, None, None, {}))
+    reducer.observe(AttentionCall(1, query * float("nan"), key, None, None, {}))
     reducer.end_step(0)
     reducer.reduce()
     entropy = reducer.chunks[0].statistics[0, 0, :, 0]
@@ -172,6 +177,7 @@ def test_nan_in_a_row_is_seen_and_stays_in_its_layer() -> None:
 def test_a_position_bias_is_refused_rather_than_ignored() -> None:
     reducer = AttentionReducer()
     query, key = torch.randn(1, 2, 1, 4), torch.randn(1, 2, 6, 4)
-    reducer.observe(0, query, key, None, None, {"position_bias": torch.zeros(1, 2, 1, 6)})
+    bias = {"position_bias": torch.zeros(1, 2, 1, 6)}
+    reducer.observe(AttentionCall(0, query, key, None, None, bias))
     with pytest.raises(NotImplementedError):
         reducer.end_step(0)

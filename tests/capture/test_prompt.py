@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from corevital.capture import prompt as prompt_module
+from corevital.capture.attention import AttentionCall
 from corevital.capture.prompt import LayerTransformation, PromptAttention, prompt_surprisal
 
 FOLDER = Path(__file__).parents[1] / "reference"
@@ -36,7 +37,7 @@ def test_basin_reference(
     heads, tokens = weights.shape[1:3]
     observed = PromptAttention(everything_valid(tokens))
     query = torch.zeros(1, heads, tokens, 4)
-    observed.observe(0, query, query, None, weights, {})
+    observed.observe(AttentionCall(0, query, query, None, weights, {}))
     observed.reduce()
     assert observed.basin[0][0].tolist() == pytest.approx(case["basin_scores"], abs=1e-3)
     assert observed.sparse[0].total[0, 0].tolist() == case["sparse_0_01_counts"]

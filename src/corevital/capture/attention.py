@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +33,22 @@ def grouped_scores(query: Tensor, key: Tensor) -> Tensor:
     rows = query.reshape(batch * key_heads, heads // key_heads * queries, width)
     scores = torch.bmm(rows, key.reshape(batch * key_heads, -1, width).mT)
     return scores.view(batch, heads, queries, -1)
+
+
+class AttentionCall(NamedTuple):
+    """What one layer's attention function was given, and what it returned of weights.
+
+    ``query`` ``[B, H, Q, D]``; ``key`` ``[B, Hkv, K, D]``, the whole cache; ``mask`` in the form of
+    the backend; ``weights`` ``[B, H, Q, K]`` where the backend returns them; ``options`` are keyword
+    arguments.
+    """
+
+    position: int
+    query: Tensor
+    key: Tensor
+    mask: Any
+    weights: Tensor | None
+    options: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,25 +183,9 @@ class AttentionReducer:
             self.reduce()
             self._append_only = append_only
 
-    def observe(
-        self,
-        position: int,
-        query: Tensor,
-        key: Tensor,
-        mask: Any,
-        weights: Tensor | None,
-        options: dict[str, Any],
-    ) -> None:
-        """Keep what one layer's attention needs for its newest row.
-
-        Args:
-            position: the layer's.
-            query: ``[B, H, Q, D]``.
-            key: ``[B, Hkv, K, D]``, the whole cache.
-            mask: what the backend was given.
-            weights: ``[B, H, Q, K]`` where the backend returns them.
-            options: keyword arguments of the attention function.
-        """
+    def observe(self, call: AttentionCall) -> None:
+        """Keep what one layer's attention needs for its newest row."""
+        position, query, key, mask, weights, options = call
         given = query if weights is None else weights
         queries = query.shape[2]
         # A copy where a view would keep the queries of a whole prompt alive.

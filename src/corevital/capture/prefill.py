@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from corevital.capture.attention import AttentionCall
 from corevital.capture.prompt import LayerTransformation, PromptAttention, prompt_surprisal
 
 
@@ -40,17 +41,9 @@ class Prefill:
         self.transformation.observe(position, None, states)
         self._last_states = states
 
-    def attention(
-        self,
-        position: int,
-        query: Tensor,
-        key: Tensor,
-        mask: Any,
-        weights: Tensor | None,
-        options: dict[str, Any],
-    ) -> None:
+    def attention(self, call: AttentionCall) -> None:
         """One layer's attention over the prompt."""
-        self.attention_maps.observe(position, query, key, mask, weights, options)
+        self.attention_maps.observe(call)
 
     def logits(self, model: nn.Module, logits: Tensor) -> None:
         """The model's own logits ``[B, 1 or P, V]``, which those for the surprisal must equal."""

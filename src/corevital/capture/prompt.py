@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from corevital.capture.attention import ScoreOptions, grouped_scores
+from corevital.capture.attention import AttentionCall, ScoreOptions, grouped_scores
 from corevital.capture.chunk import BUFFER_BYTES
 from corevital.capture.hidden import cosine
 from corevital.capture.logits import LN2
@@ -53,22 +53,21 @@ def key_thirds(valid: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class _LayerAttention:
-    position: int
-    query: Tensor
-    key: Tensor
-    mask: Any
-    weights: Tensor | None
+    call: AttentionCall
     options: ScoreOptions
-    sinks: Tensor | None
+
+    @property
+    def sinks(self) -> Tensor | None:
+        sinks: Tensor | None = self.call.options["s_aux"] if self.options.has_sinks else None
+        return sinks if self.call.weights is None else None
 
     def goes_with(self, other: _LayerAttention) -> bool:
         """Whether both layers can be reduced together."""
         return (
-            self.mask is other.mask
-            and self.query.shape == other.query.shape
+            self.call.mask is other.call.mask
+            and self.call.query.shape == other.call.query.shape
             and self.options == other.options
-            and (self.weights is None) == (other.weights is None)
-            and (self.sinks is None) == (other.sinks is None)
+            and (self.call.weights is None) == (other.call.weights is None)
         )
 
 
@@ -86,24 +85,10 @@ class PromptAttention:
         self.basin: dict[int, Tensor] = {}
         self.sparse: list[SparseWeights] = []
 
-    def observe(
-        self,
-        position: int,
-        query: Tensor,
-        key: Tensor,
-        mask: Any,
-        weights: Tensor | None,
-        options: dict[str, Any],
-    ) -> None:
-        """Take one layer's attention over the whole prompt.
-
-        Arguments as in :meth:`AttentionReducer.observe`; queries and keys are the same tokens.
-        """
-        batch, heads, length, _ = query.shape
-        sinks = options.get("s_aux") if weights is None else None
-        layer = _LayerAttention(
-            position, query, key, mask, weights, ScoreOptions.of(options), sinks
-        )
+    def observe(self, call: AttentionCall) -> None:
+        """Take one layer's attention over the whole prompt; its queries and keys are the same."""
+        batch, heads, length, _ = call.query.shape
+        layer = _LayerAttention(call, ScoreOptions.of(call.options))
         if self._waiting and not layer.goes_with(self._waiting[0]):
             self.reduce()
         self._waiting.append(layer)
@@ -115,7 +100,7 @@ class PromptAttention:
         layers, self._waiting = self._waiting, []
         if not layers:
             return
-        batch, heads, length, _ = layers[0].query.shape
+        batch, heads, length, _ = layers[0].call.query.shape
         queries = max(1, min(length, CHUNK_BYTES // (4 * len(layers) * batch * heads * length)))
         columns = torch.zeros(len(layers), batch, heads, length, device=self._valid.device)
         total = torch.zeros(columns.shape[:-1], dtype=torch.long, device=self._valid.device)
@@ -128,7 +113,7 @@ class PromptAttention:
             total += (weights > SPARSE_ABOVE).sum((-1, -2))
             if newest is None:
                 newest = _newest_rows(weights)
-        positions = tuple(layer.position for layer in layers)
+        positions = tuple(layer.call.position for layer in layers)
         self.basin |= dict(zip(positions, self._basin_scores(columns), strict=True))
         assert newest is not None
         self.sparse.append(_sparse_weights(positions, newest, length, total))
@@ -172,23 +157,25 @@ def _sparse_weights(
 def _weights(layers: list[_LayerAttention], start: int, stop: int) -> Tensor:
     """Attention weights ``[l, B, H, stop - start, K]`` of some queries, softmax in float32."""
     first = layers[0]
-    length, width = first.query.shape[2:]
-    device = layers[-1].query.device
-    given = [layer.weights for layer in layers if layer.weights is not None]
+    length, width = first.call.query.shape[2:]
+    device = layers[-1].call.query.device
+    given = [layer.call.weights for layer in layers if layer.call.weights is not None]
     if given:
         parts = [weights[:, :, start:stop, :length].to(device) for weights in given]
         return torch.stack(parts).float()
     # Without an explicit mask the attention is causal: later keys cannot matter.
-    keys = stop if first.mask is None else length
+    keys = stop if first.call.mask is None else length
     scores = torch.stack(
         [
-            grouped_scores(layer.query[:, :, start:stop], layer.key[:, :, :keys]).to(device)
+            grouped_scores(layer.call.query[:, :, start:stop], layer.call.key[:, :, :keys]).to(
+                device
+            )
             for layer in layers
         ]
     )
     scores = first.options.apply(scores.float(), width)
     window = first.options.sliding_window
-    mask = additive_mask(first.mask, (start, stop), length, keys, window, device)
+    mask = additive_mask(first.call.mask, (start, stop), length, keys, window, device)
     if mask is not None:
         scores.add_(mask)
     sinks = [layer.sinks for layer in layers if layer.sinks is not None]

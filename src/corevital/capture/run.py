@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from corevital.capture.attention import AttentionReducer
+from corevital.capture.attention import AttentionCall, AttentionReducer
 from corevital.capture.attention_functions import AttentionFunction
 from corevital.capture.cache import only_appends
 from corevital.capture.chunk import MOST_STEPS
@@ -164,13 +164,13 @@ class GenerationRun:
             position = position_inside.get(id(module))
             if position is not None and (self._everything or position == last):
                 mask = args[0] if args else kwargs.get("attention_mask")
-                given = (position, query, key, mask, result[1], kwargs)
+                call = AttentionCall(position, query, key, mask, result[1], kwargs)
                 try:
-                    observe(*given)
+                    observe(call)
                 except Exception as error:
                     self._fail("attention", error)
                 if self._reading_prompt is not None:
-                    self._observed("prompt", self._reading_prompt.attention, *given)
+                    self._observed("prompt", self._reading_prompt.attention, call)
             return result
 
         return attention
