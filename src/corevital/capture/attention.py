@@ -39,8 +39,8 @@ class AttentionCall(NamedTuple):
     """What one layer's attention function was given, and what it returned of weights.
 
     ``query`` ``[B, H, Q, D]``; ``key`` ``[B, Hkv, K, D]``, the whole cache; ``mask`` in the form of
-    the backend; ``weights`` ``[B, H, Q, K]`` where the backend returns them; ``options`` are keyword
-    arguments.
+    the backend; ``weights`` ``[B, H, Q, K]`` where the backend returns them; ``options`` are the
+    keyword arguments.
     """
 
     position: int
