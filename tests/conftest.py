@@ -14,8 +14,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 
 from tests.otlp_receiver import OtlpReceiver, grpc_receiver, http_receiver
+from tests.providers import Telemetry, in_memory_telemetry
 from tests.smollm2 import LoadedModel, load, with_eager_attention
-from tests.telemetry import Telemetry, in_memory_telemetry
 
 
 def pytest_configure() -> None:

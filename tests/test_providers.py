@@ -5,7 +5,7 @@ from __future__ import annotations
 from opentelemetry import metrics, trace
 from opentelemetry._logs import LogRecord
 
-from tests.telemetry import Telemetry
+from tests.providers import Telemetry
 
 
 def test_keeps_all_signals_and_leaves_the_global_providers(telemetry: Telemetry) -> None:

@@ -72,6 +72,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         from corevital.capture.layer_calls import observed_layer_call
         from corevital.telemetry.content import ChatPrompts, PromptReader
         from corevital.telemetry.generate import InstrumentedGenerate
+        from corevital.telemetry.guard import Guard
         from corevital.telemetry.metrics import GenerationMetrics
         from corevital.telemetry.pipeline import Pipeline
         from corevital.telemetry.provider import ProcessorInstaller
@@ -92,13 +93,15 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             tracer_provider,
             enabled=settings.span_processor,
         )
+        metrics = GenerationMetrics(meter_provider)
         pipeline = Pipeline(
             settings,
             handler,
             get_tracer(SCOPE, __version__, tracer_provider),
-            GenerationMetrics(meter_provider),
+            metrics,
             processors,
             PromptReader(chats, may_read=may_read),
+            Guard(metrics),
             listener,
         )
         processors.ensure_installed()

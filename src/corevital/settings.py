@@ -120,6 +120,7 @@ def _problem(detail: dict[str, Any], overrides: dict[str, Any]) -> str:
     field = str(detail["loc"][0]) if detail["loc"] else "settings"
     if detail["type"] == "extra_forbidden":
         return f"{field}: no such setting; accepted are {', '.join(Settings.model_fields)}"
-    message = str(detail["msg"])
-    accepted = message.removeprefix("Input should be ").removeprefix("a ")
+    accepted = str(detail["msg"]).removeprefix("Input should be ").removeprefix("a ")
+    if str(detail["type"]).startswith("bool"):
+        accepted = "true or false"
     return f"{_source(field, overrides)}={detail['input']!r}: accepted is {accepted}"

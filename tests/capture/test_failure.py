@@ -1,50 +1,62 @@
-"""Only failures of CoreVital's own code are taken for such."""
+"""Failures around a generation, and exceptions that only happened to strike there."""
 
 from __future__ import annotations
 
-import numpy as np
+import signal
+from types import FrameType
+from typing import Any
+
 import pytest
-import torch
 
 from corevital.capture.failure import is_own_failure
-from corevital.capture.masks import additive_mask
 
 
-def raised_by_torch_for_corevital() -> Exception:
-    with pytest.raises(TypeError) as caught:
-        additive_mask(object(), (0, 1), 1, 1, None, torch.device("cpu"))
-    # The frames of the test come first: the innermost one counts.
-    return caught.value
+def raised_in(package: str, error: Exception, call: Any = None) -> Exception:
+    """``error``, raised by code of ``package``, or by what that code calls."""
+    names: dict[str, Any] = {"__name__": f"{package}.module", "error": error, "call": call}
+    exec("def act():\n    call() if call else None\n    raise error", names)
+    with pytest.raises(Exception, match="") as caught:
+        names["act"]()
+    traceback = caught.value.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals["__name__"] == __name__:
+        traceback = traceback.tb_next
+    return caught.value.with_traceback(traceback)
 
 
-def test_an_error_raised_while_observing_is_corevitals() -> None:
-    assert is_own_failure(raised_by_torch_for_corevital())
+class Deadline(RuntimeError):
+    """An application's own exception; by its base it could be anybody's."""
 
 
-def test_an_error_raised_in_numpy_is_corevitals() -> None:
-    with pytest.raises(ValueError, match="concatenate") as caught:
-        np.concatenate([])
-    assert not is_own_failure(caught.value), "its innermost Python frame is this test"
-    with pytest.raises(ValueError, match="equal division") as in_numpy:
-        np.split(np.zeros(5), 2)
-    assert is_own_failure(in_numpy.value)
+@pytest.mark.parametrize("package", ["corevital", "torch", "opentelemetry", "json"])
+@pytest.mark.parametrize("error", [RuntimeError("shape"), TypeError("None"), KeyError("x")])
+def test_what_such_code_raises_is_its_failure(package: str, error: Exception) -> None:
+    assert is_own_failure(raised_in(package, error))
 
 
-def raise_here(error: Exception) -> Exception:
-    try:
+@pytest.mark.parametrize("error", [TimeoutError(), OSError(), Deadline(), StopIteration()])
+def test_what_such_code_never_raises_came_from_outside(error: Exception) -> None:
+    assert not is_own_failure(raised_in("corevital", error))
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), ConnectionError("gone"), Deadline()])
+def test_what_a_part_of_the_application_raises_is_that_parts_failure(error: Exception) -> None:
+    def listener() -> None:
         raise error
-    except Exception as caught:
-        return caught
+
+    assert is_own_failure(raised_in("corevital", AssertionError(), listener))
 
 
-@pytest.mark.parametrize("error", [RuntimeError("time is up"), ValueError("stop")])
-def test_an_error_raised_by_other_code_is_the_users(error: Exception) -> None:
-    assert not is_own_failure(raise_here(error))
+@pytest.mark.parametrize("error", [TimeoutError(), ValueError("time is up")])
+def test_what_a_signal_handler_raises_is_the_applications(error: Exception) -> None:
+    def strike(number: int, frame: FrameType | None) -> None:
+        raise error
 
-
-@pytest.mark.parametrize("kind", [TimeoutError, OSError, StopIteration, Exception])
-def test_a_kind_that_observing_never_raises_is_the_users_wherever_it_strikes(
-    kind: type[Exception],
-) -> None:
-    error = raised_by_torch_for_corevital()
-    assert not is_own_failure(kind("struck there").with_traceback(error.__traceback__))
+    before = signal.signal(signal.SIGUSR1, strike)
+    try:
+        caught = raised_in(
+            "corevital", AssertionError(), lambda: signal.raise_signal(signal.SIGUSR1)
+        )
+        assert caught is error
+        assert not is_own_failure(caught)
+    finally:
+        signal.signal(signal.SIGUSR1, before)

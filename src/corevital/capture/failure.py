@@ -1,9 +1,12 @@
-"""Tells a failure of CoreVital's own from an exception that only happened to strike here."""
+"""Tells a failure around a generation from an exception that only happened to strike there."""
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Final
+import signal
+import sys
+from collections.abc import Iterator
+from types import CodeType, FrameType
+from typing import Any, Final
 
 _EXPECTED: Final = (
     ArithmeticError,
@@ -17,22 +20,52 @@ _EXPECTED: Final = (
     TypeError,
     ValueError,
 )
-_OWN_PACKAGES: Final = frozenset({"corevital", "numpy", "torch", "transformers", "wrapt"})
+_OWN: Final = sys.stdlib_module_names | {
+    "corevital",
+    "numpy",
+    "opentelemetry",
+    "pydantic",
+    "torch",
+    "transformers",
+    "wrapt",
+}
 
 
 def is_own_failure(error: Exception) -> bool:
-    """Whether ``error`` came from observing, so that the generation can go on without it.
+    """Whether ``error`` is a failure around the generation, which can go on without it.
 
     A signal handler (a time limit, say) or another thread can raise at any instruction, also one of
-    CoreVital's. Such an exception is the user's: its type is none that observing raises, or it was
-    raised in a frame of other code.
+    CoreVital's. Such an exception is the user's and must reach the user. It is told by the
+    handler's frame in its traceback; or, where only CoreVital's code and what that builds on was
+    running, by a type that this code does not raise. Where code of the application's own was
+    running, a listener or a span processor, the failure is that code's.
     """
-    return isinstance(error, _EXPECTED) and _raised_in(error.__traceback__) in _OWN_PACKAGES
+    frames = list(_frames(error))
+    handlers = set(_signal_handlers())
+    if any(frame.f_code in handlers for frame in frames):
+        return False
+    if any(_package(frame.f_globals.get("__name__")) not in _OWN for frame in frames):
+        return True
+    return isinstance(error, _EXPECTED) and _package(type(error).__module__) in _OWN
 
 
-def _raised_in(traceback: TracebackType | None) -> str:
-    package = ""
+def _frames(error: Exception) -> Iterator[FrameType]:
+    traceback = error.__traceback__
     while traceback is not None:
-        package = str(traceback.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        yield traceback.tb_frame
         traceback = traceback.tb_next
-    return package
+
+
+def _package(module: Any) -> str:
+    return str(module).partition(".")[0]
+
+
+def _signal_handlers() -> Iterator[CodeType]:
+    for number in signal.valid_signals():
+        handler: Any = signal.getsignal(number)
+        while hasattr(handler, "func"):
+            handler = handler.func
+        handler = getattr(handler, "__func__", handler)
+        code = getattr(handler, "__code__", None)
+        if isinstance(code, CodeType):
+            yield code

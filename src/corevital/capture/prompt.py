@@ -219,7 +219,8 @@ class LayerTransformation:
             positions = positions[1:]
         stacked = torch.stack([state.to(device) for state in states]).float()
         weight = self._valid.to(device)
-        change = (1.0 - cosine(stacked[1:], stacked[:-1])) * weight
+        # Padding may give NaN, which no weight of 0 removes.
+        change = torch.where(weight > 0, 1.0 - cosine(stacked[1:], stacked[:-1]), 0.0)
         mean = change.sum(-1) / weight.sum(-1)
         self.by_layer |= dict(zip(positions, mean, strict=True))
         self._before = waiting[-1][1]

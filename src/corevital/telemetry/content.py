@@ -196,7 +196,11 @@ class PromptReader:
         if name not in self._tokenizers:
             try:
                 self._tokenizers[name] = AutoTokenizer.from_pretrained(name, local_files_only=True)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except Exception as error:
+                if not (isinstance(error, OSError) or is_own_failure(error)) or isinstance(
+                    error, TimeoutError
+                ):
+                    raise
                 _logger.warning(
                     "No tokenizer beside %s, so content is not recorded (%s). Pass tokenizer= to "
                     "generate.",

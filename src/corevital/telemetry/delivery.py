@@ -70,19 +70,19 @@ class CallDelivery:
 
     def _deliver_sequence(self, span: Span, handover: Handover, record: GenerationRecord) -> None:
         assessment: Assessment | None = None
-        writer = handover.writer or self.pipeline.processors.fallback
+        guard = self.pipeline.guard
+        writer = handover.writer_of(span) or self.pipeline.processors.fallback
         if writer is not None:
-            texts = self.content.token_texts(record.token_ids.tolist())
-            assessment = writer.write(span, Delivery(record, texts))
+            texts = guard("texts", self.content.token_texts, record.token_ids.tolist())
+            assessment = guard("assessment", writer.write, span, Delivery(record, texts))
         context, attributes = set_span_in_context(span), self._metric_attributes()
         self.pipeline.metrics.record_generation(record, attributes, context)
         if assessment is not None:
             self.pipeline.metrics.record_assessment(assessment, attributes, context)
         if self.pipeline.listener is not None:
             identity = span.get_span_context()
-            self.pipeline.listener(
-                Observed(record, assessment, identity.trace_id, identity.span_id)
-            )
+            observed = Observed(record, assessment, identity.trace_id, identity.span_id)
+            guard("listener", self.pipeline.listener, observed)
 
     def _record_call(self, context: Context) -> None:
         metrics, attributes = self.pipeline.metrics, self._metric_attributes()

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from corevital.capture.decoding import GenerateCall
-from corevital.capture.failure import is_own_failure
 from corevital.telemetry.generation import Generation
 from corevital.telemetry.pipeline import Pipeline
 
-_logger: Final = logging.getLogger(__name__)
 _CRITERIA: Final = "stopping_criteria"
-T = TypeVar("T")
 
 
 class InstrumentedGenerate:
@@ -29,7 +25,6 @@ class InstrumentedGenerate:
     def __init__(self, original: Callable[..., Any], pipeline: Pipeline) -> None:
         self._names = list(inspect.signature(original).parameters)[1:]
         self._pipeline = pipeline
-        self._logged: set[str] = set()
 
     def __call__(
         self,
@@ -43,7 +38,7 @@ class InstrumentedGenerate:
         # An assistant's generations are steps of the one that it assists.
         if not is_instrumentation_enabled() or call.setting("is_assistant"):
             return generate(*args, **kwargs)
-        generation = self._guarded("start", Generation, self._pipeline, call)
+        generation = self._pipeline.guard("span", Generation, self._pipeline, call)
         if generation is None:
             return generate(*args, **kwargs)
         if generation.observation.sees_tokens:
@@ -51,9 +46,9 @@ class InstrumentedGenerate:
         try:
             result = generate(*args, **kwargs)
         except BaseException as error:
-            self._guarded("end", generation.fail, error)
+            self._pipeline.guard("record", generation.fail, error)
             raise
-        self._guarded("end", generation.succeed, result)
+        self._pipeline.guard("record", generation.succeed, result)
         return result
 
     def _with_criteria(
@@ -64,19 +59,3 @@ class InstrumentedGenerate:
         if len(args) > place:
             return (*args[:place], criteria, *args[place + 1 :]), kwargs
         return args, {**kwargs, _CRITERIA: criteria}
-
-    def _guarded(self, what: str, act: Callable[..., T], *args: Any) -> T | None:
-        try:
-            return act(*args)
-        except Exception as error:
-            if not is_own_failure(error):
-                raise
-            self._pipeline.metrics.record_failure(what, {}, None)
-            if what not in self._logged:
-                self._logged.add(what)
-                _logger.warning(
-                    "CoreVital failed at the %s of a generation, which goes on.",
-                    what,
-                    exc_info=True,
-                )
-            return None

@@ -9,9 +9,17 @@ from contextlib import ExitStack
 from typing import Any, Final, cast
 
 import wrapt
-from opentelemetry.context import create_key, get_current, get_value, set_value
+from opentelemetry.context import (
+    attach,
+    create_key,
+    detach,
+    get_current,
+    get_value,
+    set_value,
+)
 from opentelemetry.trace import Span
 from opentelemetry.util.genai.invocation import CLIENT_INFERENCE_CONTEXT_KEY, InferenceInvocation
+from opentelemetry.util.genai.types import Error
 
 from corevital.assess.escalation import needs_full_capture
 from corevital.capture.decoding import GenerateCall
@@ -51,10 +59,14 @@ class Generation:
         self._start_counter_ns = time.perf_counter_ns()
         self._observing = ExitStack()
         try:
+            if not self._owns_span:
+                # An invocation without a span of its own attaches nothing.
+                self._observing.callback(detach, attach(context))
             self._describe_request()
             self.observation = Observation(call, self._plan())
             self._observing.enter_context(self.observation.active())
         except BaseException:
+            self._observing.close()
             self._invocation.stop()
             raise
 
@@ -126,7 +138,7 @@ class Generation:
                 self._model.name,
                 self.observation,
                 interval,
-                type(error).__qualname__ if error is not None else None,
+                Error.from_exception(error).type if error is not None else None,
                 self._records(span, interval, returned_length),
             )
             self._describe_response(delivery.records, error)
@@ -155,7 +167,9 @@ class Generation:
         if not seen:
             return
         invocation = self._invocation
-        invocation.input_tokens = sum(record.prompt_tokens for record in records)
+        # A prompt with several answers is one prompt.
+        answers = self._call.setting("num_return_sequences") or 1
+        invocation.input_tokens = sum(record.prompt_tokens for record in records[::answers])
         invocation.output_tokens = sum(record.steps for record in records)
         reasons = [
             "error" if error is not None else record.finish_reason or "stop" for record in records

@@ -23,6 +23,11 @@ class Delivery:
     token_texts: tuple[str, ...] | None = None
 
 
+def without_texts(delivery: Delivery) -> Delivery:
+    """The same record, for a signal on which content must not be sent."""
+    return Delivery(delivery.record)
+
+
 class RecordWriter(Protocol):
     """Writes a delivery to a span that is still recording."""
 
@@ -53,10 +58,10 @@ class Handover:
             if self._span is None:
                 self._span, self._writer = span, writer
 
-    @property
-    def writer(self) -> RecordWriter | None:
-        """The processor that saw the span start."""
-        return self._writer
+    def writer_of(self, span: Span) -> RecordWriter | None:
+        """The processor that saw ``span`` start; of another span that took its place, none."""
+        same = self._span is not None and self._span.get_span_context() == span.get_span_context()
+        return self._writer if same else None
 
 
 def handover_in(context: Context | None) -> Handover | None:

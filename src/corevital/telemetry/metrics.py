@@ -87,7 +87,8 @@ class GenerationMetrics:
         """What was observed of one sequence."""
         mode: Attributes = {semconv.CAPTURE_MODE: record.capture.mode.value}
         self._count(semconv.METRIC_GENERATIONS, 1, attributes | mode, context)
-        self._count(semconv.METRIC_STEPS, record.steps, attributes, context)
+        if record.observed:
+            self._count(semconv.METRIC_STEPS, record.steps, attributes, context)
         if record.logits is not None:
             for name, values in (
                 (semconv.METRIC_ENTROPY, record.logits.entropy),

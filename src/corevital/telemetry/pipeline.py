@@ -12,6 +12,7 @@ from corevital.assess.assessment import Assessment
 from corevital.record import GenerationRecord
 from corevital.settings import Settings
 from corevital.telemetry.content import PromptReader
+from corevital.telemetry.guard import Guard
 from corevital.telemetry.metrics import GenerationMetrics
 from corevital.telemetry.provider import ProcessorInstaller
 
@@ -43,4 +44,5 @@ class Pipeline:
     metrics: GenerationMetrics
     processors: ProcessorInstaller
     reader: PromptReader
+    guard: Guard
     listener: Listener | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from weakref import WeakSet
 
 from opentelemetry.trace import TracerProvider, get_tracer_provider
@@ -20,7 +21,7 @@ class ProcessorInstaller:
         self, processor: CoreVitalSpanProcessor, provider: TracerProvider | None, *, enabled: bool
     ) -> None:
         self._processor = processor
-        self._provider = provider
+        self._provider = None if provider is None else weakref.ref(provider)
         self._enabled = enabled
         self._lock = threading.Lock()
         self._installed: WeakSet[TracerProvider] = WeakSet()
@@ -29,8 +30,8 @@ class ProcessorInstaller:
         """Add the processor to the provider in use, unless it or another of its kind is there."""
         if not self._enabled:
             return
-        provider = self._provider if self._provider is not None else get_tracer_provider()
-        if provider in self._installed:
+        provider = get_tracer_provider() if self._provider is None else self._provider()
+        if provider is None or provider in self._installed:
             return
         add = getattr(provider, "add_span_processor", None)
         if not callable(add):

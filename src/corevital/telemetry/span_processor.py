@@ -10,6 +10,8 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor
 from opentelemetry.sdk.trace import Span as SdkSpan
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 from opentelemetry.trace import Span, set_span_in_context
+from opentelemetry.util.genai.types import ContentCapturingMode
+from opentelemetry.util.genai.utils import get_content_capturing_mode
 
 from corevital import semconv
 from corevital.assess.assessment import Assessment, assess
@@ -22,10 +24,12 @@ from corevital.telemetry.attributes import (
     record_attributes,
 )
 from corevital.telemetry.events import TimedEvent, layers_event, prompt_event, step_events
-from corevital.telemetry.handover import Delivery, handover_in
+from corevital.telemetry.handover import Delivery, handover_in, without_texts
 from corevital.telemetry.step_selection import select_steps
 from corevital.version import __version__
 
+_ON_SPANS: Final = (ContentCapturingMode.SPAN_ONLY, ContentCapturingMode.SPAN_AND_EVENT)
+_ON_EVENTS: Final = (ContentCapturingMode.EVENT_ONLY, ContentCapturingMode.SPAN_AND_EVENT)
 EVALUATION_EVENT: Final = "gen_ai.evaluation.result"
 EVALUATION_NAME: Final = "corevital.risk"
 _OTHER_SPAN_EVENTS: Final = 2
@@ -50,6 +54,7 @@ class CoreVitalSpanProcessor(SpanProcessor):
         """
         self._settings = settings if settings is not None else load_settings()
         self._logger_provider = logger_provider
+        self._content = get_content_capturing_mode()
         self._retired = False
 
     def on_start(self, span: SdkSpan, parent_context: Context | None = None) -> None:
@@ -97,14 +102,18 @@ class CoreVitalSpanProcessor(SpanProcessor):
         on_span = where in (StepEvents.SPAN, StepEvents.BOTH)
         limit = max(_event_limit(span) - _OTHER_SPAN_EVENTS, 0) if on_span else record.steps
         chosen = select_steps(record, high_entropy_bits, limit)
-        span.set_attribute(semconv.STEPS_WITHOUT_EVENT, record.steps - len(chosen))
+        in_log = where in (StepEvents.LOG, StepEvents.BOTH)
+        omitted = 0 if in_log else record.steps - len(chosen)
+        span.set_attribute(semconv.STEPS_WITHOUT_EVENT, omitted)
         extra = [event for event in (prompt_event(record), layers_event(record)) if event]
         if on_span:
-            for event in (*step_events(delivery, chosen), *extra):
+            shown = delivery if self._content in _ON_SPANS else without_texts(delivery)
+            for event in (*step_events(shown, chosen), *extra):
                 span.add_event(event.name, event.attributes, event.time_ns)
-        if where in (StepEvents.LOG, StepEvents.BOTH):
+        if in_log:
             logger = self._logger()
-            for event in (*step_events(delivery, list(range(record.steps))), *extra):
+            shown = delivery if self._content in _ON_EVENTS else without_texts(delivery)
+            for event in (*step_events(shown, list(range(record.steps))), *extra):
                 logger.emit(_log_record(span, event))
 
     def _logger(self) -> Logger:

@@ -49,8 +49,10 @@ def _by_remarkableness(record: GenerationRecord, high_entropy_bits: float) -> li
 
 
 def non_finite_steps(record: GenerationRecord) -> NDArray[np.bool_]:
-    """Steps ``[S]`` with NaN or Inf in any layer."""
+    """Steps ``[S]`` with NaN or Inf in the logits or any layer."""
     bad = np.zeros(record.steps, dtype=bool)
+    if record.logits is not None:
+        bad |= np.isnan(record.logits.entropy)
     for columns in (record.hidden, record.attention):
         if columns is not None:
             bad |= columns.non_finite.any(axis=1)

@@ -1,0 +1,103 @@
+"""``corevital run``: one generation, and its health."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from corevital.cli.arguments import RunOptions
+from corevital.cli.destination import Destination, resolve_destination
+from corevital.cli.errors import INTERRUPTED, CommandError
+from corevital.cli.export import Delivery, Telemetry
+from corevital.cli.json_report import json_report
+from corevital.cli.load import load_model, loading_status
+from corevital.cli.observe import observation_settings, observe
+from corevital.cli.outcome import Outcome
+from corevital.cli.picture import svg
+from corevital.cli.quiet import quiet_libraries
+from corevital.cli.report import HealthReport, trace_section
+from corevital.cli.source import locate
+
+
+def run(options: RunOptions) -> int:
+    """Generate, report, and return the exit status.
+
+    Raises:
+        CommandError: what was asked for cannot be done, or the telemetry did not arrive.
+    """
+    settings = observation_settings(options.capture)
+    destination = resolve_destination(options.otlp_endpoint, options.trace_file, os.environ)
+    source = locate(options.model)
+    # The stream as it is now: during the conversion from GGUF another takes its place.
+    notes = Console(file=sys.stderr)
+    with ExitStack() as stack:
+        with loading_status(notes, source):
+            if not options.debug:
+                stack.enter_context(quiet_libraries(show_downloads=notes.is_terminal))
+            loaded = load_model(source, options.device, _warner(notes))
+        telemetry = Telemetry(destination)
+        try:
+            write = None if options.json else _write
+            outcome = observe(loaded, options, settings, telemetry, write)
+            if not options.json:
+                # The text that was interrupted has not ended its line.
+                _write("\n\n" if outcome.interrupted else "\n")
+                _show(HealthReport(outcome))
+        finally:
+            with _sending_status(notes, destination):
+                delivery = telemetry.finish()
+    _conclude(options, outcome, delivery)
+    if delivery.error is not None:
+        raise CommandError(f"the telemetry is incomplete: {delivery.error}")
+    return INTERRUPTED if outcome.interrupted else 0
+
+
+def _sending_status(console: Console, destination: Destination) -> AbstractContextManager[object]:
+    """Show that an endpoint is waited for."""
+    if destination.endpoints and console.is_terminal:
+        return console.status(Text(f"Sending to {destination.traces}"))
+    return nullcontext()
+
+
+def _conclude(options: RunOptions, outcome: Outcome, delivery: Delivery) -> None:
+    """Report what had to wait until it was known whether the telemetry arrived."""
+    if options.json:
+        print(json.dumps(json_report(outcome, delivery), indent=2, allow_nan=False))
+    else:
+        _show(trace_section(outcome, delivery))
+    if options.svg is not None:
+        try:
+            with open(options.svg, "w", encoding="utf-8") as file:
+                file.write(svg(outcome, delivery))
+        except OSError as error:
+            raise CommandError(f"cannot write {options.svg}: {error.strerror}") from error
+
+
+def _warner(console: Console) -> Callable[[str], None]:
+    def warn(message: str) -> None:
+        console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
+
+    return warn
+
+
+def _show(renderable: RenderableType) -> None:
+    """Print to standard output."""
+    console = Console()
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    with console.capture() as drawn:
+        console.print(renderable)
+    # Rich fills lines up with spaces, which are of no use in a file.
+    _write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,192 @@
+"""Settings come from the environment or keywords; a bad one is named with what it takes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from corevital.assess.profile import named_profile, profile_names
+from corevital.record import CaptureMode
+from corevital.settings import Settings, SettingsError, StepEvents, load_settings
+
+# Each setting with a value that it takes, as written in an environment variable, and as it is read.
+GOOD: dict[str, tuple[str, object]] = {
+    "enabled": ("false", False),
+    "capture": ("on_risk", CaptureMode.ON_RISK),
+    "capture_ratio": ("0.25", 0.25),
+    "step_events": ("both", StepEvents.BOTH),
+    "prompt": ("0", False),
+    "prompt_max_tokens": ("64", 64),
+    "top_k": ("5", 5),
+    "profile": ("llama", "llama"),
+    "l2_multiplier": ("6.5", 6.5),
+    "high_entropy_bits": ("3", 3.0),
+    "repetition_cosine": ("0.99", 0.99),
+    "span_processor": ("no", False),
+}
+
+# Each setting with values that it does not take, and what the message must say of those it does.
+BAD: list[tuple[str, str, tuple[str, ...]]] = [
+    ("enabled", "maybe", ("true", "false")),
+    ("capture", "all", tuple(mode.value for mode in CaptureMode)),
+    ("capture_ratio", "1.5", ("1",)),
+    ("capture_ratio", "-0.1", ("0",)),
+    ("capture_ratio", "half", ("number",)),
+    ("capture_ratio", "nan", ("1",)),
+    ("step_events", "spans", tuple(where.value for where in StepEvents)),
+    ("prompt", "x", ("true", "false")),
+    ("prompt_max_tokens", "1", ("2",)),
+    ("prompt_max_tokens", "many", ("integer",)),
+    ("top_k", "0", ("1",)),
+    ("top_k", "1001", ("1000",)),
+    ("profile", "nonsense", tuple(profile_names())),
+    ("l2_multiplier", "-1", ("greater than 0",)),
+    ("high_entropy_bits", "0", ("greater than 0",)),
+    ("high_entropy_bits", "high", ("number",)),
+    ("repetition_cosine", "2", ("1",)),
+    ("repetition_cosine", "0", ("greater than 0",)),
+    ("span_processor", "perhaps", ("true", "false")),
+]
+
+
+def variable(name: str) -> str:
+    return f"COREVITAL_{name.upper()}"
+
+
+def test_the_lists_of_this_module_cover_every_setting() -> None:
+    assert GOOD.keys() == Settings.model_fields.keys() == {name for name, _, _ in BAD}
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_by_default_everything_is_observed() -> None:
+    settings = load_settings()
+
+    assert settings.enabled
+    assert settings.capture is CaptureMode.FULL
+    assert settings.capture_ratio == 1.0
+    assert settings.step_events is StepEvents.SPAN
+    assert settings.span_processor
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_is_read_from_its_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, read = GOOD[name]
+    monkeypatch.setenv(variable(name), written)
+
+    assert getattr(load_settings(), name) == read
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_keyword_overrides_the_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = Settings.model_fields[name].default
+    written, read = GOOD[name]
+    monkeypatch.setenv(variable(name), written)
+
+    assert getattr(load_settings(**{name: default}), name) == default
+    monkeypatch.delenv(variable(name))
+    assert getattr(load_settings(**{name: read}), name) == read
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_an_empty_variable_is_no_value(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable(name), "")
+
+    assert getattr(load_settings(), name) == Settings.model_fields[name].default
+
+
+def test_settings_do_not_change() -> None:
+    settings = load_settings()
+
+    with pytest.raises(ValueError, match="frozen"):
+        settings.top_k = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("name", "value", "accepted"), BAD)
+def test_a_bad_variable_is_named_with_its_value_and_what_it_takes(
+    name: str, value: str, accepted: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable(name), value)
+
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+
+    message = str(raised.value)
+    assert message.startswith(f"{variable(name)}={value!r}: accepted")
+    _, _, takes = message.partition("accepted")
+    assert [text for text in accepted if text not in takes] == []
+
+
+@pytest.mark.parametrize(("name", "value", "accepted"), BAD)
+def test_a_bad_keyword_is_named_with_its_value_and_what_it_takes(
+    name: str, value: str, accepted: tuple[str, ...]
+) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings(**{name: value})
+
+    message = str(raised.value)
+    assert message.startswith(f"{name}={value!r}: accepted")
+    _, _, takes = message.partition("accepted")
+    assert [text for text in accepted if text not in takes] == []
+
+
+@pytest.mark.parametrize(
+    "keywords", [{"capture": None}, {"profile": 3}, {"top_k": 1.5}, {"capture_ratio": math.nan}]
+)
+def test_a_keyword_of_another_type_is_a_bad_one(keywords: dict[str, Any]) -> None:
+    ((name, value),) = keywords.items()
+
+    with pytest.raises(SettingsError, match=f"^{name}={value!r}: accepted"):
+        load_settings(**keywords)
+
+
+def test_an_unknown_keyword_is_named_with_all_there_are() -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings(captuer="off")
+
+    message = str(raised.value)
+    assert message.startswith("captuer: no such setting; accepted are")
+    assert [name for name in Settings.model_fields if name not in message] == []
+
+
+def test_one_message_names_all_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COREVITAL_CAPTURE", "all")
+    monkeypatch.setenv("COREVITAL_TOP_K", "ten")
+
+    with pytest.raises(SettingsError) as raised:
+        load_settings(prompt_max_tokens=1)
+
+    assert [
+        part
+        for part in ("COREVITAL_CAPTURE='all'", "COREVITAL_TOP_K='ten'", "prompt_max_tokens=1")
+        if part not in str(raised.value)
+    ] == []
+
+
+def test_the_error_is_a_value_error_without_pydantic_in_its_traceback() -> None:
+    with pytest.raises(ValueError, match="capture") as raised:
+        load_settings(capture="all")
+
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__
+
+
+def test_every_family_has_its_own_thresholds_unless_a_profile_is_set() -> None:
+    assert load_settings().profile_of("llama") == named_profile("llama")
+    assert load_settings(profile="gpt2").profile_of("llama") == named_profile("gpt2")
+
+
+def test_thresholds_can_be_overridden_one_by_one() -> None:
+    settings = load_settings(l2_multiplier=3.0, high_entropy_bits=2.0, repetition_cosine=0.9)
+    profile = settings.profile_of("llama")
+
+    assert profile.l2_multiplier == 3.0
+    assert profile.high_entropy_bits == 2.0
+    assert profile.repetition_cosine == 0.9
+    assert load_settings(l2_multiplier=3.0).profile_of("llama").high_entropy_bits == (
+        named_profile("llama").high_entropy_bits
+    )
