@@ -63,13 +63,13 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     ) -> None:
         # Imported here, because the command line and opentelemetry-instrument load this module
         # before it is known whether torch and transformers are needed.
-        from transformers import GenerationMixin, PreTrainedTokenizerBase
+        from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerBase
         from transformers.modeling_layers import GradientCheckpointingLayer
         from transformers.modeling_utils import AttentionInterface
 
         from corevital.capture.attention_functions import LOOKUP, observed_lookup
         from corevital.capture.eager_functions import restore_eager_functions
-        from corevital.capture.layer_calls import observed_layer_call
+        from corevital.capture.module_calls import observed_layer_call, observed_model_call
         from corevital.telemetry.content import ChatPrompts, PromptReader
         from corevital.telemetry.generate import InstrumentedGenerate
         from corevital.telemetry.guard import Guard
@@ -113,6 +113,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             # Called for every layer at every step, where wrapt costs more than the observation.
             (AttentionInterface, LOOKUP, observed_lookup),
             (GradientCheckpointingLayer, "__call__", observed_layer_call),
+            (PreTrainedModel, "__call__", observed_model_call),
         ):
             self._undo.append(_Patch(owner, name, wrapped).undo)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from corevital.capture.columns import RunColumns, collect
 from corevital.capture.criterion import with_observer
 from corevital.capture.decoding import GenerateCall, unobservable_decoding
 from corevital.capture.eager_functions import observe_eager_functions
-from corevital.capture.hooks import observed
+from corevital.capture.hooks import hooked
 from corevital.capture.layers import find_decoder_layers, number_of_layers
 from corevital.capture.plan import CapturePlan
 from corevital.capture.run import GenerationRun
@@ -95,9 +95,8 @@ class Observation:
         """Observe what the current thread generates inside the block."""
         # A call that is not observed must not be taken for part of one around it.
         token = active_run.set(self.run if self._observes else None)
-        hooks = observed(self._call.model, self.run.layers) if self._observes else nullcontext()
         try:
-            with hooks:
+            with hooked(self.run.layers):
                 yield
         finally:
             active_run.reset(token)

@@ -115,6 +115,9 @@ class GenerationRun:
         position = self._layer_position.get(id(module))
         if position is None or not (self._everything or position == self._last):
             return
+        if position in self._states:
+            # The hook of another run on the same layer.
+            return
         states = output[0] if isinstance(output, tuple) else output
         self._states[position] = states
         if states.shape[1] > 1:
@@ -125,6 +128,10 @@ class GenerationRun:
     def _keep_newest(self, position: int) -> None:
         # A copy, because a view would keep the states of a whole prompt alive.
         self._states[position] = self._states[position][:, -1:].clone()
+
+    def is_decoder(self, module: nn.Module) -> bool:
+        """Whether ``module`` is the decoder inside the model."""
+        return self.layers is not None and self.layers.decoder is module is not self.model
 
     def decoder_returns(self, output: Any) -> None:
         """The decoder returns its last hidden states, after the final norm."""

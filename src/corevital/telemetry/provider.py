@@ -21,14 +21,17 @@ class ProcessorInstaller:
         self, processor: CoreVitalSpanProcessor, provider: TracerProvider | None, *, enabled: bool
     ) -> None:
         self._processor = processor
-        self._provider = None if provider is None else weakref.ref(provider)
+        self._takes_processors = provider is None or hasattr(provider, "add_span_processor")
+        self._provider = (
+            weakref.ref(provider) if provider is not None and self._takes_processors else None
+        )
         self._enabled = enabled
         self._lock = threading.Lock()
         self._installed: WeakSet[TracerProvider] = WeakSet()
 
     def ensure_installed(self) -> None:
         """Add the processor to the provider in use, unless it or another of its kind is there."""
-        if not self._enabled:
+        if not self._enabled or not self._takes_processors:
             return
         provider = get_tracer_provider() if self._provider is None else self._provider()
         if provider is None or provider in self._installed:
