@@ -6,7 +6,9 @@ an exception is the application's: none may be taken for a failure of CoreVital 
 
 from __future__ import annotations
 
+import ast
 import ctypes
+import functools
 import logging
 import random
 import signal
@@ -15,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -198,6 +201,17 @@ def test_a_time_limit_ends_the_generation(
     assert torch.equal(generate(), expected)
 
 
+@functools.cache
+def with_headers(source: str) -> frozenset[int]:
+    """The lines of a file on which a ``with`` begins, to which Python comes back at its end.
+
+    It comes back by instructions between which no signal handler runs: the exit is certain.
+    """
+    tree = ast.parse(Path(source).read_text(encoding="utf-8"))
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.With)]
+    return frozenset(line for block in blocks for line in range(block.lineno, block.body[0].lineno))
+
+
 class Lines:
     """Counts the lines of CoreVital that a call runs, and sends a signal at one of them."""
 
@@ -216,13 +230,15 @@ class Lines:
             sys.settrace(before)
 
     def _enter(self, frame: FrameType, event: str, argument: Any) -> Any:
-        own = str(frame.f_globals.get("__name__")).startswith("corevital.")
+        source = Path(frame.f_code.co_filename)
+        own = str(frame.f_globals.get("__name__")).startswith("corevital.") and source.is_file()
         return self._line if own else None
 
     def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "line":
+        source = frame.f_code.co_filename
+        if event == "line" and frame.f_lineno not in with_headers(source):
             if self.count == self._strike_at:
-                self.struck = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+                self.struck = f"{source}:{frame.f_lineno}"
                 signal.raise_signal(signal.SIGALRM)
             self.count += 1
         return self._line

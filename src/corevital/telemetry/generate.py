@@ -6,8 +6,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Final
 
+from opentelemetry.context import attach, get_current
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
+from corevital.capture.active import active_run
 from corevital.capture.decoding import GenerateCall
 from corevital.telemetry.generation import Generation
 from corevital.telemetry.pipeline import Pipeline
@@ -38,6 +40,22 @@ class InstrumentedGenerate:
         # An assistant's generations are steps of the one that it assists.
         if not is_instrumentation_enabled() or call.setting("is_assistant"):
             return generate(*args, **kwargs)
+        context, run = get_current(), active_run.get()
+        try:
+            return self._generate(generate, call, args, kwargs)
+        except BaseException:
+            # An interruption may strike before what was begun could be ended in its order.
+            attach(context)
+            active_run.set(run)
+            raise
+
+    def _generate(
+        self,
+        generate: Callable[..., Any],
+        call: GenerateCall,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
         generation = self._pipeline.guard("span", Generation, self._pipeline, call)
         if generation is None:
             return generate(*args, **kwargs)
