@@ -265,10 +265,10 @@ def test_an_exception_at_any_line_reaches_the_caller_and_leaves_nothing_behind(
         generate()
     assert counting.count > MOST_STRIKES
 
-    alarm(NEVER, Deadline("time is up"))
     swallowed: list[str] = []
     left: list[tuple[str, list[str]]] = []
     for at in range(0, counting.count, 1 + counting.count // MOST_STRIKES):
+        alarm(NEVER, Deadline("time is up"))
         lines = Lines(at)
         hooks = hooks_on(model)
         with context_of_its_own():
