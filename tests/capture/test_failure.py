@@ -15,7 +15,7 @@ def raised_in(package: str, error: Exception, call: Any = None) -> Exception:
     """``error``, raised by code of ``package``, or by what that code calls."""
     names: dict[str, Any] = {"__name__": f"{package}.module", "error": error, "call": call}
     exec("def act():\n    call() if call else None\n    raise error", names)
-    with pytest.raises(type(error) if call is None else Exception) as caught:  # noqa: PT011
+    with pytest.raises(type(error) if call is None else Exception) as caught:
         names["act"]()
     traceback = caught.value.__traceback__
     while traceback is not None and traceback.tb_frame.f_globals["__name__"] == __name__:
