@@ -419,7 +419,7 @@ METRIC_COST: Final = _metric(
     "corevital.capture.duration",
     "histogram",
     "s",
-    "Time that CoreVital itself took in a call of generate.",
+    "Time that reducing, assessing and sending took in a call of generate.",
     _COST_SECONDS,
 )
 

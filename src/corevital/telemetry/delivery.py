@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from opentelemetry.context import Context
@@ -38,12 +39,16 @@ class CallDelivery:
 
     def deliver(self) -> None:
         """Write everything while the span still records."""
+        started = time.perf_counter()
         context = set_span_in_context(self.span)
         if len(self.records) == 1:
             self._deliver_sequence(self.span, self.handover, self.records[0])
         elif self.records:
             self._deliver_batch(context)
         self._record_call(context)
+        if self.records:
+            cost = self.observation.run.seconds + time.perf_counter() - started
+            self.pipeline.metrics.record_cost(cost, self._metric_attributes(), context)
 
     def _deliver_batch(self, context: Context) -> None:
         """A child span for each sequence; the parent says what was captured."""
@@ -97,10 +102,7 @@ class CallDelivery:
             context,
             succeeded=self.error_type is None,
         )
-        run = self.observation.run
-        if self.records:
-            metrics.record_cost(run.seconds, attributes, context)
-        for signal in run.failed_signals:
+        for signal in self.observation.run.failed_signals:
             metrics.record_failure(signal, attributes, context)
 
     def _metric_attributes(self) -> Attributes:
