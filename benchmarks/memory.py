@@ -1,6 +1,6 @@
 """Peak memory of a long prompt, plain and with prompt telemetry.
 
-    python -m benchmarks.memory [--prompts 512 2048] [--new-tokens 8] [--device cpu|cuda]
+    python -m benchmarks.memory [--prompts 512 2000] [--new-tokens 8] [--device cpu|cuda]
 
 Every measurement is a process of its own. On a CPU the peak is that of the resident set (Linux),
 reset after the model is loaded and warm; on CUDA that of the allocator.

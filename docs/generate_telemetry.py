@@ -6,90 +6,275 @@ python docs/generate_telemetry.py [--check]
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
+from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
+from opentelemetry.semconv.attributes import error_attributes
 
 from corevital import semconv
-from corevital.semconv import Attribute, Metric, Place
+from corevital.semconv import Attribute, Metric, Place, Type
 
-TARGET = Path(__file__).with_name("telemetry.md")
+TARGET: Final = Path(__file__).with_name("telemetry.md")
 
-HEAD = """# Telemetry
 
-What CoreVital emits. This page is generated from `src/corevital/semconv.py` by
-`python docs/generate_telemetry.py`; a test fails when they differ.
+@dataclass(frozen=True, slots=True)
+class Standard:
+    """An attribute of OpenTelemetry's own conventions, and when CoreVital's telemetry has it."""
 
-Each call of `generate` is one span, `{operation} {model}`, with the GenAI attributes of the
-OpenTelemetry semantic conventions (`gen_ai.operation.name`, `gen_ai.provider.name`,
-`gen_ai.request.*`, `gen_ai.response.finish_reasons`, `gen_ai.usage.*`), which
-`opentelemetry-util-genai` writes. A call that generates several sequences has a child span
-`sequence {model}` for each. What could not be observed has no attribute.
+    name: str
+    type: Type
+    meaning: str
 
-The result of the assessment is also emitted as the standard log event `gen_ai.evaluation.result`,
-with the name `corevital.risk`.
+
+STANDARD_ATTRIBUTES: Final = (
+    Standard(gen_ai.GEN_AI_OPERATION_NAME, Type.STRING, "`chat` or `text_completion`"),
+    Standard(gen_ai.GEN_AI_PROVIDER_NAME, Type.STRING, "`huggingface`"),
+    Standard(gen_ai.GEN_AI_REQUEST_MODEL, Type.STRING, "The model; of a local folder, its name"),
+    Standard(gen_ai.GEN_AI_REQUEST_MAX_TOKENS, Type.INT, "`max_new_tokens`"),
+    Standard(gen_ai.GEN_AI_REQUEST_TEMPERATURE, Type.DOUBLE, "When sampling"),
+    Standard(gen_ai.GEN_AI_REQUEST_TOP_K, Type.INT, "When sampling"),
+    Standard(gen_ai.GEN_AI_REQUEST_TOP_P, Type.DOUBLE, "When sampling"),
+    Standard(gen_ai.GEN_AI_REQUEST_CHOICE_COUNT, Type.INT, "`num_return_sequences` above 1"),
+    Standard(gen_ai.GEN_AI_REQUEST_STOP_SEQUENCES, Type.STRINGS, "`stop_strings`"),
+    Standard(gen_ai.GEN_AI_REQUEST_STREAM, Type.BOOLEAN, "True with a `streamer`"),
+    Standard(gen_ai.GEN_AI_OUTPUT_TYPE, Type.STRING, "`text`"),
+    Standard(
+        gen_ai.GEN_AI_RESPONSE_FINISH_REASONS,
+        Type.STRINGS,
+        "`stop`, `length` or `error`, of every sequence",
+    ),
+    Standard(gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, Type.DOUBLE, "Seconds, with a `streamer`"),
+    Standard(gen_ai.GEN_AI_USAGE_INPUT_TOKENS, Type.INT, "Tokens of the prompts, without padding"),
+    Standard(gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS, Type.INT, "Generated tokens"),
+    Standard(error_attributes.ERROR_TYPE, Type.STRING, "The exception, of a call that raised"),
+    Standard(gen_ai.GEN_AI_INPUT_MESSAGES, Type.STRING, "Only with content capture"),
+    Standard(gen_ai.GEN_AI_OUTPUT_MESSAGES, Type.STRING, "Only with content capture"),
+)
+
+EVALUATION_ATTRIBUTES: Final = (
+    Standard(gen_ai.GEN_AI_EVALUATION_NAME, Type.STRING, "`corevital.risk`"),
+    Standard(
+        gen_ai.GEN_AI_EVALUATION_SCORE_VALUE, Type.DOUBLE, "As the span's `corevital.risk.score`"
+    ),
+    Standard(
+        gen_ai.GEN_AI_EVALUATION_SCORE_LABEL, Type.STRING, "As the span's `corevital.risk.level`"
+    ),
+    Standard(
+        gen_ai.GEN_AI_EVALUATION_EXPLANATION, Type.STRING, "The risk factors and what each adds"
+    ),
+)
+
+_SECONDS: Final = tuple(0.01 * 2**power for power in range(14))
+
+STANDARD_METRICS: Final = (
+    Metric(
+        gen_ai_metrics.GEN_AI_CLIENT_OPERATION_DURATION,
+        "histogram",
+        "s",
+        "Duration of each call.",
+        _SECONDS,
+    ),
+    Metric(
+        gen_ai_metrics.GEN_AI_CLIENT_TOKEN_USAGE,
+        "histogram",
+        "{token}",
+        "Tokens of each call, by `gen_ai.token.type`: `input` or `output`.",
+        tuple(4**power for power in range(14)),
+    ),
+    Metric(
+        gen_ai_metrics.GEN_AI_SERVER_REQUEST_DURATION,
+        "histogram",
+        "s",
+        "From the start of each call to its last token.",
+        _SECONDS,
+    ),
+    Metric(
+        gen_ai_metrics.GEN_AI_SERVER_TIME_TO_FIRST_TOKEN,
+        "histogram",
+        "s",
+        "From the start of each call that succeeded to its first token.",
+        (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
+    ),
+    Metric(
+        gen_ai_metrics.GEN_AI_SERVER_TIME_PER_OUTPUT_TOKEN,
+        "histogram",
+        "s",
+        "Mean time of the tokens after the first, of each call that succeeded.",
+        (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5),
+    ),
+)
+
+HEAD: Final = """# Telemetry
+
+What CoreVital emits, as of this version. `python docs/generate_telemetry.py` writes this page from
+the declarations in `src/corevital/semconv.py`.
+
+Names that begin with `gen_ai.` are OpenTelemetry's
+[conventions for generative AI](https://github.com/open-telemetry/semantic-conventions-genai); the
+others are CoreVital's own. Units are in UCUM notation. What was not observed has no attribute:
+`corevital.capture.*` says what is missing and why.
+
+- [Spans](#spans)
+- [Events](#events)
+- [Metrics](#metrics)
 """
 
-PLACES = {
-    Place.SPAN: "Span attributes",
-    Place.STEP: "Event `corevital.step`",
-    Place.LAYERS: "Event `corevital.layers`",
-    Place.PROMPT: "Event `corevital.prompt`",
-    Place.METRIC: "Metric attributes",
+SPANS: Final = """
+## Spans
+
+Every call of `generate` is one span:
+
+| Span | Kind | When |
+|---|---|---|
+| `{operation} {model}` | client | For each call. Inside the span of another GenAI instrumentation, that span gets the attributes instead. |
+| `sequence {model}` | internal | A child for each sequence of a call that generates several. It has the attributes and events of its sequence; the span of the call has those of the call. |
+"""  # noqa: E501
+
+CONTENT: Final = """
+Texts are sent only where `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` allows it
+(`span_only`, `event_only` or `span_and_event`). With the latter two, the log event
+`gen_ai.client.inference.operation.details` has the messages and the other standard attributes.
+"""
+
+EVENTS: Final = """
+## Events
+
+`COREVITAL_STEP_EVENTS` says where CoreVital's own events go: to the span (`span`, the default), to
+the log signal (`log`), to `both` or to `none`. A span takes as many as its event limit allows
+(`OTEL_SPAN_EVENT_COUNT_LIMIT`, by default 128); the first, the last and the most remarkable steps
+are among them. A log record has the name of its event as its event name and as its body, and
+carries the identity of its span.
+"""
+
+EVALUATION: Final = """
+### `gen_ai.evaluation.result`
+
+The result of the assessment, as the standard log event.
+
+"""
+
+METRICS: Final = """
+## Metrics
+
+All metrics of a call have the attributes `gen_ai.operation.name`, `gen_ai.provider.name` and
+`gen_ai.request.model`; the standard ones of a call that raised have `error.type` besides. Exemplars
+lead to the span. The boundaries are advised: a view can set others.
+
+"""
+
+METRIC_ATTRIBUTES: Final = """
+Some metrics have an attribute of their own:
+
+"""
+
+# Headings for the areas of span attributes, by the second part of their names, in this order.
+AREAS: Final = {
+    "What was captured": ("capture", "batch", "sequence", "step"),
+    "Risk": ("risk",),
+    "Health": ("health",),
+    "Signals, early warnings and blamed layers": ("signal", "early_warning", "blame"),
+    "Summaries of the generation": (),
+    "Summaries of the prompt": ("prompt",),
 }
-
-TAIL = """
-Of the standard GenAI metrics, `gen_ai.client.operation.duration` and `gen_ai.client.token.usage`
-come from `opentelemetry-util-genai`; `gen_ai.server.request.duration`,
-`gen_ai.server.time_to_first_token` and `gen_ai.server.time_per_output_token` come from CoreVital,
-with the boundaries that the conventions advise. All metrics carry `gen_ai.operation.name`,
-`gen_ai.provider.name` and `gen_ai.request.model`.
-"""
 
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD]
-    for place, title in PLACES.items():
-        rows = [each for each in semconv.ATTRIBUTES if place in each.places]
-        parts.append(f"\n## {title}\n\n{_brief(place)}{_attribute_table(rows)}")
-    parts.append(f"\n## Metrics\n\n{_metric_table(semconv.METRICS)}{TAIL}")
-    return "".join(parts)
+    return "".join(
+        [
+            HEAD,
+            SPANS,
+            "\n### Standard attributes\n\n",
+            _standard_table(STANDARD_ATTRIBUTES),
+            CONTENT,
+            *_span_attributes(),
+            EVENTS,
+            *_own_events(),
+            EVALUATION,
+            _standard_table(EVALUATION_ATTRIBUTES),
+            METRICS,
+            _metric_table(semconv.METRICS),
+            METRIC_ATTRIBUTES,
+            _attribute_table(_of(Place.METRIC)),
+            "\nStandard metrics:\n\n",
+            _metric_table(STANDARD_METRICS),
+        ]
+    )
 
 
-def _brief(place: Place) -> str:
-    briefs = {event.name: event.brief for event in semconv.EVENTS}
-    return f"{briefs[place.value]}\n\n" if place.value in briefs else ""
+def _of(place: Place) -> list[Attribute]:
+    return [each for each in semconv.ATTRIBUTES if place in each.places]
 
 
-def _attribute_table(attributes: list[Attribute]) -> str:
-    lines = ["| Attribute | Type | Unit | Meaning |", "|---|---|---|---|"]
-    lines += [
-        f"| `{each.name}` | {each.type} | {_code(each.unit)} | {each.brief} |"
-        for each in attributes
-    ]
-    return "\n".join(lines) + "\n"
+def _span_attributes() -> Iterable[str]:
+    named = {area: title for title, areas in AREAS.items() for area in areas}
+    (rest,) = (title for title, areas in AREAS.items() if not areas)
+    for title in AREAS:
+        attributes = [
+            each for each in _of(Place.SPAN) if named.get(each.name.split(".")[1], rest) == title
+        ]
+        yield f"\n### {title}\n\n{_attribute_table(attributes)}"
 
 
-def _metric_table(metrics: tuple[Metric, ...]) -> str:
-    lines = ["| Metric | Instrument | Unit | Meaning | Boundaries |", "|---|---|---|---|---|"]
-    lines += [
-        f"| `{each.name}` | {each.instrument} | {_code(each.unit)} | {each.brief} | "
-        f"{', '.join(f'{bound:g}' for bound in each.buckets)} |"
-        for each in metrics
-    ]
-    return "\n".join(lines) + "\n"
+def _own_events() -> Iterable[str]:
+    for event in semconv.EVENTS:
+        attributes = _of(Place(event.name))
+        yield f"\n### `{event.name}`\n\n{event.brief}\n\n{_attribute_table(attributes)}"
 
 
-def _code(unit: str) -> str:
-    return f"`{unit}`" if unit else ""
+def _attribute_table(attributes: Iterable[Attribute]) -> str:
+    return _table(
+        ("Attribute", "Type", "Unit", "Meaning"),
+        ((_code(each.name), each.type, _code(each.unit), each.brief) for each in attributes),
+    )
 
 
-def main() -> int:
+def _standard_table(attributes: Iterable[Standard]) -> str:
+    return _table(
+        ("Attribute", "Type", "Meaning"),
+        ((_code(each.name), each.type, f"{each.meaning}.") for each in attributes),
+    )
+
+
+def _metric_table(metrics: Iterable[Metric]) -> str:
+    return _table(
+        ("Metric", "Instrument", "Unit", "Meaning", "Boundaries"),
+        (
+            (
+                _code(each.name),
+                each.instrument,
+                _code(each.unit),
+                each.brief,
+                ", ".join(f"{bound:.8g}" for bound in each.buckets),
+            )
+            for each in metrics
+        ),
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def main(arguments: Sequence[str]) -> int:
     """Write the page, or with ``--check`` only say whether it is up to date."""
-    if "--check" in sys.argv:
-        return int(TARGET.read_text() != page())
-    TARGET.write_text(page())
-    return 0
+    if "--check" not in arguments:
+        TARGET.write_text(page(), encoding="utf-8")
+        return 0
+    if TARGET.is_file() and TARGET.read_text(encoding="utf-8") == page():
+        return 0
+    print(f"{TARGET.name} is not up to date: run python docs/{Path(__file__).name}")
+    return 1
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))

@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from torch import nn
 
 from corevital import CoreVitalInstrumentor
+from corevital.capture.active import active_run
 from tests.providers import Telemetry
 
 Attributes = dict[str, Any]
@@ -87,6 +88,11 @@ def counted(telemetry: Telemetry, name: str, **by: str) -> float:
         if all(values.get(f"corevital.{key}.name") == value for key, value in by.items()):
             total += point.value
     return total
+
+
+def is_observed(model: nn.Module) -> bool:
+    """Whether anything would see what this thread generates with the model now."""
+    return active_run.get() is not None or hooks_on(model) > 0
 
 
 def hooks_on(model: nn.Module) -> int:

@@ -49,6 +49,7 @@ def patchable() -> Patchable:
             if callable(value):
                 found[module_name, name] = value
             if isinstance(value, type) and value.__module__ == module_name:
+                found[f"{module_name}.{name}", ""] = value
                 for attribute, held in list(vars(value).items()):
                     if callable(held) or isinstance(held, classmethod | staticmethod | property):
                         found[f"{module_name}.{name}", attribute] = held

@@ -87,7 +87,11 @@ def _metric(
 
 # Capture
 CAPTURE_MODE: Final = _attribute(
-    "corevital.capture.mode", Type.STRING, "How much was observed: full, summary, on_risk or off."
+    "corevital.capture.mode",
+    Type.STRING,
+    "How much was observed: full, summary, on_risk or off.",
+    "",
+    (Place.SPAN, Place.METRIC),
 )
 CAPTURE_LOGITS: Final = _attribute(
     "corevital.capture.logits", Type.STRING, "`captured`, or `unavailable: ` and the reason."
@@ -247,10 +251,10 @@ PROMPT_SPARSE_WEIGHTS: Final = _attribute(
     "Attention weights above 0.01 in the prompt.",
 )
 TIME_TO_FIRST_TOKEN: Final = _attribute(
-    "corevital.time_to_first_token", Type.DOUBLE, "From the call to the first token.", "s"
+    "corevital.time.first_token", Type.DOUBLE, "From the call to the first token.", "s"
 )
 TIME_PER_OUTPUT_TOKEN: Final = _attribute(
-    "corevital.time_per_output_token", Type.DOUBLE, "Mean time of every token but the first.", "s"
+    "corevital.time.per_output_token", Type.DOUBLE, "Mean time of every token but the first.", "s"
 )
 
 # Step event
@@ -369,7 +373,9 @@ SIGNAL_NAME: Final = _attribute(
     "",
     (Place.METRIC,),
 )
-LAYER: Final = _attribute("corevital.layer", Type.INT, "A zero-based layer.", "", (Place.METRIC,))
+LAYER: Final = _attribute(
+    "corevital.blame.layer", Type.INT, "A zero-based layer.", "", (Place.METRIC,)
+)
 
 EVENT_STEP: Final = Event("corevital.step", "One generated token.")
 EVENT_LAYERS: Final = Event("corevital.layers", "Statistics of every layer over the generation.")
@@ -383,13 +389,13 @@ METRIC_RISK: Final = _metric(
     "corevital.risk.score", "histogram", "1", "Risk score of each generation.", _UNIT_INTERVAL
 )
 METRIC_ENTROPY: Final = _metric(
-    "corevital.entropy", "histogram", "bit", "Next-token entropy of each step.", _BITS
+    "corevital.token.entropy", "histogram", "bit", "Next-token entropy of each step.", _BITS
 )
 METRIC_SURPRISAL: Final = _metric(
-    "corevital.surprisal", "histogram", "bit", "Surprisal of each chosen token.", _BITS
+    "corevital.token.surprisal", "histogram", "bit", "Surprisal of each chosen token.", _BITS
 )
 METRIC_MARGIN: Final = _metric(
-    "corevital.margin", "histogram", "1", "p1 - p2 of each step.", _UNIT_INTERVAL
+    "corevital.token.margin", "histogram", "1", "p1 - p2 of each step.", _UNIT_INTERVAL
 )
 METRIC_GENERATIONS: Final = _metric(
     "corevital.generation.count", "counter", "{generation}", "Sequences generated, by capture mode."

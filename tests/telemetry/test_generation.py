@@ -44,8 +44,8 @@ from corevital import Observed
 from tests.instrumentation import (
     attributes,
     counted,
-    hooks_on,
     identity,
+    is_observed,
     parent_identity,
     points,
     step_indices,
@@ -140,7 +140,7 @@ def test_a_streamed_generation_says_so_and_when_its_first_token_came(
     written = attributes(telemetry.spans()[0])
     assert written[gen_ai.GEN_AI_REQUEST_STREAM] is True
     first = written[gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK]
-    assert first == written["corevital.time_to_first_token"]
+    assert first == written["corevital.time.first_token"]
 
 
 # What came of it
@@ -281,12 +281,12 @@ def test_suppressed_instrumentation_makes_no_span(
 ) -> None:
     expected = greedy(model)
     instrument()
-    hooks: list[int] = []
+    observed: list[bool] = []
     with suppress_instrumentation():
-        found = greedy(model, streamer=OnToken(lambda place: hooks.append(hooks_on(model))))
+        found = greedy(model, streamer=OnToken(lambda place: observed.append(is_observed(model))))
 
     assert torch.equal(found, expected)
-    assert set(hooks) == {0}
+    assert observed == [False] * STEPS
     assert telemetry.spans() == []
     assert telemetry.logs() == []
     assert telemetry.metrics() == {}
@@ -315,17 +315,28 @@ def test_a_generation_that_is_not_sampled_is_left_alone(
     expected = greedy(model)
     sampled = Sampled(ALWAYS_OFF if how == "sampler" else DEFAULT_ON)
     instrument(tracer_provider=sampled.provider)
-    hooks: list[int] = []
+    observed: list[bool] = []
     around = unsampled_parent() if how == "parent" else trace.INVALID_SPAN
     with use_span(around):
-        found = greedy(model, streamer=OnToken(lambda place: hooks.append(hooks_on(model))))
+        found = greedy(model, streamer=OnToken(lambda place: observed.append(is_observed(model))))
 
     assert torch.equal(found, expected)
-    assert hooks == [0] * STEPS
+    assert observed == [False] * STEPS
     assert sampled.exporter.get_finished_spans() == ()
     assert telemetry.logs() == []
     assert counted(telemetry, "corevital.step.count") == 0
     assert "corevital.risk.score" not in telemetry.metrics()
+
+
+def test_a_generation_that_is_sampled_is_observed_while_it_lasts(
+    model: GenerativeModel, instrument: Instrument, telemetry: Telemetry
+) -> None:
+    instrument()
+    observed: list[bool] = []
+    greedy(model, streamer=OnToken(lambda place: observed.append(is_observed(model))))
+
+    assert observed == [True] * STEPS
+    assert not is_observed(model)
 
 
 def test_a_generation_that_is_not_sampled_is_timed_all_the_same(
@@ -397,11 +408,11 @@ def test_a_capture_ratio_of_zero_observes_nothing_and_traces_everything(
 ) -> None:
     expected = greedy(model)
     instrument(capture_ratio=0.0)
-    hooks: list[int] = []
-    found = greedy(model, streamer=OnToken(lambda place: hooks.append(hooks_on(model))))
+    observed: list[bool] = []
+    found = greedy(model, streamer=OnToken(lambda place: observed.append(is_observed(model))))
 
     assert torch.equal(found, expected)
-    assert hooks == [0] * STEPS
+    assert observed == [False] * STEPS
     (span,) = telemetry.spans()
     own = {n: v for n, v in attributes(span).items() if n.startswith("corevital.")}
     assert own == {
@@ -643,7 +654,7 @@ def test_threads_on_one_model_have_their_own_correct_records(
         assert [differences(each.record, record) for each in found[index]] == [[]] * 5
     assert len(telemetry.spans()) == 5 * len(prompts)
     assert {span.parent for span in telemetry.spans()} == {None}
-    assert hooks_on(model) == 0
+    assert not is_observed(model)
 
 
 def test_a_thread_continues_the_trace_of_the_context_it_is_given(

@@ -92,7 +92,7 @@ def test_every_step_is_a_value_of_the_distributions(
 
     for name in ("entropy", "surprisal", "margin"):
         values = np.concatenate([getattr(each.record.logits, name) for each in seen])
-        point = histogram(telemetry, f"corevital.{name}")
+        point = histogram(telemetry, f"corevital.token.{name}")
         assert point.count == GENERATIONS * STEPS
         assert point.sum == pytest.approx(float(values.sum()), rel=1e-5)
         assert point.min == pytest.approx(float(values.min()), rel=1e-5)
@@ -157,7 +157,7 @@ def test_exemplars_of_a_batch_lead_to_the_sequence(
     *sequences, call = telemetry.spans()
     of_sequences = {identity(span) for span in sequences}
     metrics = telemetry.metrics()
-    for name in ("corevital.risk.score", "corevital.entropy", "corevital.step.count"):
+    for name in ("corevital.risk.score", "corevital.token.entropy", "corevital.step.count"):
         for point in points(metrics[name]):
             assert {(e.trace_id, e.span_id) for e in point.exemplars} <= of_sequences, name
     (point,) = points(metrics["gen_ai.server.request.duration"])
@@ -177,8 +177,8 @@ def test_server_times_are_those_of_the_tokens(
     first = histogram(telemetry, "gen_ai.server.time_to_first_token")
     each = histogram(telemetry, "gen_ai.server.time_per_output_token")
     whole = histogram(telemetry, "gen_ai.server.request.duration")
-    assert first.sum == pytest.approx(written["corevital.time_to_first_token"], abs=1e-6)
-    assert each.sum == pytest.approx(written["corevital.time_per_output_token"], abs=1e-6)
+    assert first.sum == pytest.approx(written["corevital.time.first_token"], abs=1e-6)
+    assert each.sum == pytest.approx(written["corevital.time.per_output_token"], abs=1e-6)
     assert whole.sum == pytest.approx((span.end_time - span.start_time) / 1e9, abs=5e-3)
     assert whole.sum >= first.sum + 19 * each.sum
 
@@ -261,7 +261,7 @@ def test_flags_and_blamed_layers_are_counted(telemetry: Telemetry, instrument: I
     assert counted(telemetry, "corevital.health.flag.count", flag="nan_or_inf") == 2
     assert counted(telemetry, "corevital.health.flag.count", flag="attention_collapse") == 0
     layers = {
-        dict(point.attributes or {})["corevital.layer"]: getattr(point, "value", None)
+        dict(point.attributes or {})["corevital.blame.layer"]: getattr(point, "value", None)
         for point in points(telemetry.metrics()["corevital.blame.count"])
     }
     # NaN goes on from the layer where it came up.
@@ -273,7 +273,7 @@ def test_nan_is_no_value_of_a_distribution(telemetry: Telemetry, instrument: Ins
     instrument()
     greedy(with_nan(tiny_model("llama"), layer=0))
 
-    assert "corevital.entropy" not in telemetry.metrics()
+    assert "corevital.token.entropy" not in telemetry.metrics()
     assert counted(telemetry, "corevital.step.count") == STEPS
 
 
