@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from corevital.assess.profile import named_profile, profile_names
+from corevital.assess.profile import Profile, named_profile, profile_names
+from corevital.calibration.load import Calibrations
 from corevital.record import CaptureMode
 from corevital.settings import Settings, SettingsError, StepEvents, load_settings
+
+SMOLLM2 = Path(__file__).parent / "calibration" / "data" / "smollm2.json"
 
 # Each setting with a value that it takes, as written in an environment variable, and as it is read.
 GOOD: dict[str, tuple[str, object]] = {
@@ -24,6 +29,10 @@ GOOD: dict[str, tuple[str, object]] = {
     "l2_multiplier": ("6.5", 6.5),
     "high_entropy_bits": ("3", 3.0),
     "repetition_cosine": ("0.99", 0.99),
+    "risk_moderate": ("0.1", 0.1),
+    "risk_high": ("0.5", 0.5),
+    "risk_critical": ("0.99", 0.99),
+    "calibration": (f"{SMOLLM2}{os.pathsep}{SMOLLM2}", (SMOLLM2, SMOLLM2)),
     "span_processor": ("no", False),
 }
 
@@ -47,6 +56,11 @@ BAD: list[tuple[str, str, tuple[str, ...]]] = [
     ("high_entropy_bits", "high", ("number",)),
     ("repetition_cosine", "2", ("1",)),
     ("repetition_cosine", "0", ("greater than 0",)),
+    ("risk_moderate", "0", ("greater than 0",)),
+    ("risk_high", "1", ("less than 1",)),
+    ("risk_critical", "high", ("number",)),
+    ("calibration", "none.json", ("calibration file", "No such file")),
+    ("calibration", __file__, ("calibration file", "not JSON")),
     ("span_processor", "perhaps", ("true", "false")),
 ]
 
@@ -180,6 +194,42 @@ def test_every_family_has_its_own_thresholds_unless_a_profile_is_set() -> None:
     assert load_settings(profile="gpt2").profile_of("llama") == named_profile("gpt2")
 
 
+def profile_file(folder: Path, content: str) -> Path:
+    file = folder / "mine.toml"
+    file.write_text(content)
+    return file
+
+
+def test_a_profile_may_be_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = profile_file(tmp_path, "high_entropy_bits = 2.5")
+    expected = Profile("mine", high_entropy_bits=2.5)
+
+    assert load_settings(profile=file).profile_of("llama") == expected
+    monkeypatch.setenv("COREVITAL_PROFILE", str(file))
+    assert load_settings().profile_of("llama") == expected
+    assert load_settings(high_entropy_bits=1.0).profile_of("llama").high_entropy_bits == 1.0
+
+
+def test_a_profile_file_is_read_once(tmp_path: Path) -> None:
+    file = profile_file(tmp_path, "high_entropy_bits = 2.5")
+    settings = load_settings(profile=file)
+    file.unlink()
+
+    assert settings.profile_of("llama").high_entropy_bits == 2.5
+
+
+def test_what_is_wrong_in_a_profile_file_is_named(tmp_path: Path) -> None:
+    file = profile_file(tmp_path, "high_entropy_bits = 0")
+
+    with pytest.raises(SettingsError) as raised:
+        load_settings(profile=file)
+
+    assert str(raised.value) == (
+        f"profile={str(file)!r}: accepted are {', '.join(profile_names())} and the path of a TOML "
+        "file with thresholds; its high_entropy_bits is 0, not a number above 0"
+    )
+
+
 def test_thresholds_can_be_overridden_one_by_one() -> None:
     settings = load_settings(l2_multiplier=3.0, high_entropy_bits=2.0, repetition_cosine=0.9)
     profile = settings.profile_of("llama")
@@ -189,4 +239,41 @@ def test_thresholds_can_be_overridden_one_by_one() -> None:
     assert profile.repetition_cosine == 0.9
     assert load_settings(l2_multiplier=3.0).profile_of("llama").high_entropy_bits == (
         named_profile("llama").high_entropy_bits
+    )
+
+
+@pytest.mark.parametrize(
+    "given", [SMOLLM2, str(SMOLLM2), [SMOLLM2], [str(SMOLLM2)], (str(SMOLLM2),)]
+)
+def test_a_calibration_may_be_one_path_or_several(given: object) -> None:
+    assert load_settings(calibration=given).calibration == (SMOLLM2,)
+
+
+def test_calibrations_are_read_once() -> None:
+    settings = load_settings(calibration=SMOLLM2)
+
+    assert isinstance(settings.calibrations, Calibrations)
+    assert settings.calibrations is settings.calibrations
+
+
+def test_of_several_calibrations_the_bad_one_is_named(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"kind": "baseline", "version": 2}')
+
+    with pytest.raises(SettingsError) as raised:
+        load_settings(calibration=[SMOLLM2, bad])
+
+    assert str(raised.value) == (
+        f"calibration={str(bad)!r}: accepted is a calibration file (its version 2 is newer "
+        "than 1, the newest that is read here)"
+    )
+
+
+def test_levels_of_risk_must_not_descend() -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings(risk_moderate=0.7)
+
+    assert str(raised.value) == (
+        "COREVITAL_RISK_MODERATE=0.7, COREVITAL_RISK_HIGH=0.6, COREVITAL_RISK_CRITICAL=0.85: "
+        "accepted are values none of which is below the one before"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+LAGS: Final = 64
+"""How many steps back a state is compared with: the longest period of a loop that is found."""
 
 
 class CaptureMode(StrEnum):
@@ -29,12 +33,17 @@ class CaptureMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """The model that generated: ``name`` as users know it, ``family`` as ``config.model_type``."""
+    """The model that generated: ``name`` as users know it, ``family`` as ``config.model_type``.
+
+    The sizes are those of the decoder's configuration, ``None`` where it does not say.
+    """
 
     name: str
     family: str
     architecture: str
     layers: int | None = None
+    hidden_size: int | None = None
+    vocabulary_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,9 @@ class HiddenColumns:
     the final norm, as in ``output_hidden_states``. ``clip_fraction`` is the share of elements that
     were clamped. ``non_finite`` marks NaN or Inf before clamping. Columns have shape ``[S, L]``.
     ``last_layer_cosine`` ``[S]`` is the cosine of the last layer's state to that of the step
-    before (NaN at step 0).
+    before (NaN at step 0). ``lag_cosine`` ``[S, LAGS]`` is the same cosine, more coarsely (steps of
+    0.0005 near 1), to the state of each of the ``LAGS`` steps before: at index ``k - 1`` to that of
+    ``k`` steps before, NaN where there is none.
     """
 
     layers: Ints
@@ -84,6 +95,21 @@ class HiddenColumns:
     clip_fraction: Floats
     non_finite: Bools
     last_layer_cosine: Floats
+    lag_cosine: NDArray[np.float16] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreviousTokenWeight:
+    """How much each head looks at the token before the one that is being generated.
+
+    ``values`` ``[S, M, H]`` in [0, 1]: in the row that predicts token ``s``, which is that of token
+    ``s - 1``, the weight on token ``s - 1`` itself (at step 0, on the last token of the prompt).
+    ``layers`` ``[M]`` holds zero-based indices, those of the middle third. Layers with fewer heads
+    are padded with NaN.
+    """
+
+    layers: Ints
+    values: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +121,7 @@ class AttentionColumns:
     log2(visible keys) and lies in [0, 1] (0 when one key is visible). ``concentration_*`` is the
     largest weight of a row, its maximum and minimum over heads. ``collapsed_heads`` counts heads
     with normalised entropy below 0.03, ``focused_heads`` those with concentration above 0.9.
-    Columns have shape ``[S, L]``.
+    Columns have shape ``[S, L]``. ``previous_token_weight`` is observed in ``full`` capture only.
     """
 
     layers: Ints
@@ -109,6 +135,7 @@ class AttentionColumns:
     collapsed_heads: Ints
     focused_heads: Ints
     non_finite: Bools
+    previous_token_weight: PreviousTokenWeight | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +195,8 @@ class GenerationRecord:
 
     ``token_ids`` ``[S]``; ``step_time_ns`` ``[S]``: wall-clock nanoseconds since the Unix epoch
     at which each token was known. ``start_time_ns`` and ``end_time_ns`` bound the ``generate``
-    call.
+    call. ``prompt_hash`` is the same for the same model name and prompt tokens; ``None`` when the
+    prompt is not known as tokens.
     """
 
     model: ModelDescription
@@ -183,6 +211,7 @@ class GenerationRecord:
     attention: AttentionColumns | None = None
     prompt: PromptColumns = field(default_factory=PromptColumns)
     finish_reason: str | None = None
+    prompt_hash: str | None = None
 
     @property
     def steps(self) -> int:

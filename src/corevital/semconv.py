@@ -131,7 +131,11 @@ RISK_SCORE: Final = _attribute(
     "corevital.risk.score", Type.DOUBLE, "Risk that the generation failed, in [0, 1].", "1"
 )
 RISK_SOURCE: Final = _attribute(
-    "corevital.risk.source", Type.STRING, "What the score is: `heuristic`."
+    "corevital.risk.source",
+    Type.STRING,
+    "What the score is: `calibrated`, a probability of failure, or `uncalibrated`, a rank.",
+    "",
+    (Place.SPAN, Place.METRIC),
 )
 RISK_HEURISTIC: Final = _attribute(
     "corevital.risk.heuristic", Type.DOUBLE, "The published heuristic, in [0, 1].", "1"
@@ -171,6 +175,29 @@ HIGH_ENTROPY_STEPS: Final = _attribute(
     "{step}",
 )
 
+# Repetition
+REPETITION_DETECTED: Final = _attribute(
+    "corevital.repetition.detected",
+    Type.BOOLEAN,
+    "The text repeats a phrase of 1 to 64 tokens, anywhere in it; the other attributes are of the "
+    "longest such loop.",
+)
+REPETITION_ONSET: Final = _attribute(
+    "corevital.repetition.onset_step", Type.INT, "Step of the first token of the first copy."
+)
+REPETITION_PERIOD: Final = _attribute(
+    "corevital.repetition.period", Type.INT, "Tokens of the phrase.", "{token}"
+)
+REPETITION_REPEATS: Final = _attribute(
+    "corevital.repetition.repeats", Type.INT, "Complete copies of the phrase, the first included."
+)
+REPETITION_END: Final = _attribute(
+    "corevital.repetition.end_step",
+    Type.INT,
+    "Step at which the text left the loop, the first that is not part of it; absent when it never "
+    "did.",
+)
+
 # Signals, warnings, blame
 SIGNAL_NAMES: Final = _attribute(
     "corevital.signal.names", Type.STRINGS, "Compound signals that were found."
@@ -195,6 +222,93 @@ BLAME_SEVERITIES: Final = _attribute(
 )
 BLAME_REASONS: Final = _attribute(
     "corevital.blame.reasons", Type.STRINGS, "Why each blamed layer is blamed."
+)
+
+# Uncertainty of the sequence
+UNCERTAINTY_NLL: Final = _attribute(
+    "corevital.uncertainty.negative_log_likelihood.sum",
+    Type.DOUBLE,
+    "Negative log-likelihood of the generated sequence: the sum of its surprisals.",
+    "bit",
+)
+UNCERTAINTY_NLL_PER_TOKEN: Final = _attribute(
+    "corevital.uncertainty.negative_log_likelihood.per_token",
+    Type.DOUBLE,
+    "The same divided by the number of tokens; 2 to its power is the sequence's perplexity.",
+    "bit",
+)
+UNCERTAINTY_ENTROPY_MEAN: Final = _attribute(
+    "corevital.uncertainty.entropy.mean", Type.DOUBLE, "Mean next-token entropy.", "bit"
+)
+UNCERTAINTY_ENTROPY_MAX: Final = _attribute(
+    "corevital.uncertainty.entropy.max", Type.DOUBLE, "Largest next-token entropy.", "bit"
+)
+UNCERTAINTY_MARGIN_MEAN: Final = _attribute(
+    "corevital.uncertainty.margin.mean",
+    Type.DOUBLE,
+    "Mean of p1 - p2 of the two most likely tokens; here low means uncertain.",
+    "1",
+)
+UNCERTAINTY_RAUQ: Final = _attribute(
+    "corevital.uncertainty.rauq",
+    Type.DOUBLE,
+    "RAUQ (arXiv:2505.20045): mean -log2 of a confidence that attention to the previous token "
+    "hands on; with `full` capture only.",
+    "bit",
+)
+
+# Calibration
+CALIBRATION_BASELINE: Final = _attribute(
+    "corevital.calibration.baseline",
+    Type.STRING,
+    "Id of the baseline that the generation was compared with: its model and a digest of its file.",
+)
+CALIBRATION_RISK: Final = _attribute(
+    "corevital.calibration.risk",
+    Type.STRING,
+    "Id of the risk calibration that gave the score: its model and a digest of its file.",
+)
+CALIBRATION_REFUSED: Final = _attribute(
+    "corevital.calibration.refused",
+    Type.STRING,
+    "Why calibration files were not applied: they were made for other models.",
+)
+BASELINE_DIVERGENCE: Final = _attribute(
+    "corevital.baseline.divergence",
+    Type.DOUBLE,
+    "Distance to the baseline's healthy runs, in [0, 1]; 0.5 is as far as these are apart.",
+    "1",
+)
+BASELINE_ANOMALIES: Final = _attribute(
+    "corevital.baseline.anomalies",
+    Type.STRINGS,
+    "Quantities and layers that are further off than in healthy runs, the worst first.",
+)
+
+# The whole generation, in words and as a vector
+NARRATIVE: Final = _attribute(
+    "corevital.narrative",
+    Type.STRING,
+    "What was found, in two to six sentences; with the text of a token only where content capture "
+    "is switched on for spans.",
+)
+FINGERPRINT_VECTOR: Final = _attribute(
+    "corevital.fingerprint.vector",
+    Type.DOUBLES,
+    "25 numbers to compare generations by, named in `corevital.assess.fingerprint.NAMES`.",
+)
+FINGERPRINT_VERSION: Final = _attribute(
+    "corevital.fingerprint.version", Type.INT, "Which elements the vector has, and in which order."
+)
+PROMPT_HASH: Final = _attribute(
+    "corevital.prompt.hash",
+    Type.STRING,
+    "16 hexadecimal digits that are the same for the same model name and prompt tokens.",
+)
+CONSISTENCY_VIOLATIONS: Final = _attribute(
+    "corevital.consistency.violations",
+    Type.STRINGS,
+    "Rules that the record's numbers break, each with the first place; a fault of the capture.",
 )
 
 # Summaries
@@ -364,7 +478,11 @@ PROMPT_BASIN: Final = _attribute(
 
 # Metric attributes
 FLAG_NAME: Final = _attribute(
-    "corevital.flag.name", Type.STRING, "A health flag.", "", (Place.METRIC,)
+    "corevital.flag.name",
+    Type.STRING,
+    "A health flag; `repetition` is a loop of any period.",
+    "",
+    (Place.METRIC,),
 )
 SIGNAL_NAME: Final = _attribute(
     "corevital.signal.name",

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from corevital.assess.profile import Profile, named_profile, profile_for, profile_names
+from corevital.assess.profile import Profile, load_profile, profile_for, profile_names
+from corevital.assess.profile_file import ProfileError
+from corevital.assess.risk import USUAL_LEVELS, RiskLevels
+from corevital.calibration.load import CalibrationError, Calibrations
 from corevital.record import CaptureMode
 
 _PREFIX = "COREVITAL_"
+_UNORDERED_LEVELS = "unordered_levels"
 
 
 class StepEvents(StrEnum):
@@ -60,10 +68,11 @@ class Settings(BaseSettings):
         512, ge=2, description="Longest prompt, in tokens, that prompt telemetry reads."
     )
     top_k: int = Field(10, ge=1, le=1000, description="Tokens summed in the top-k mass.")
-    profile: str | None = Field(
+    profile: str | Path | None = Field(
         None,
-        description=f"Thresholds of a model family ({', '.join(profile_names())}) for every model; "
-        "by default those of each model's own family.",
+        description="Thresholds for every model: those of a model family "
+        f"({', '.join(profile_names())}), or of a TOML file; by default those of each model's own "
+        "family.",
     )
     l2_multiplier: float | None = Field(
         None, gt=0.0, description="Overrides the profile's threshold of the mid-layer anomaly."
@@ -76,19 +85,82 @@ class Settings(BaseSettings):
     repetition_cosine: float | None = Field(
         None, gt=0.0, le=1.0, description="Overrides the profile's threshold of a repetition."
     )
+    risk_moderate: float = Field(
+        USUAL_LEVELS.moderate,
+        gt=0.0,
+        lt=1.0,
+        description="Risk score from which on it is moderate.",
+    )
+    risk_high: float = Field(
+        USUAL_LEVELS.high, gt=0.0, lt=1.0, description="Risk score from which on it is high."
+    )
+    risk_critical: float = Field(
+        USUAL_LEVELS.critical,
+        gt=0.0,
+        lt=1.0,
+        description="Risk score from which on it is critical.",
+    )
+    calibration: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="Calibration files, separated as in `PATH`; each applies to the model that it "
+        "was made for.",
+    )
     span_processor: bool = Field(
         True, description="Whether CoreVital adds its span processor to the tracer provider."
     )
 
+    @field_validator("calibration", mode="before")
+    @classmethod
+    def _paths(cls, value: Any) -> Any:
+        """One path, several in a string, or a sequence of paths."""
+        if isinstance(value, str):
+            return tuple(part for part in value.split(os.pathsep) if part)
+        return (value,) if isinstance(value, Path) else value
+
+    @model_validator(mode="after")
+    def _levels_ascend(self) -> Self:
+        if not self.risk_moderate <= self.risk_high <= self.risk_critical:
+            raise PydanticCustomError(
+                _UNORDERED_LEVELS,
+                "COREVITAL_RISK_MODERATE={moderate}, COREVITAL_RISK_HIGH={high}, "
+                "COREVITAL_RISK_CRITICAL={critical}: accepted are values none of which is below "
+                "the one before",
+                {
+                    "moderate": self.risk_moderate,
+                    "high": self.risk_high,
+                    "critical": self.risk_critical,
+                },
+            )
+        return self
+
+    @property
+    def risk_levels(self) -> RiskLevels:
+        """The scores from which on a risk has each level."""
+        return RiskLevels(self.risk_moderate, self.risk_high, self.risk_critical)
+
+    @cached_property
+    def calibrations(self) -> Calibrations:
+        """The content of the calibration files.
+
+        Raises:
+            CalibrationError: one of them cannot be used.
+        """
+        return Calibrations.read(self.calibration)
+
     def profile_of(self, family: str) -> Profile:
         """The thresholds for a model family, with the overrides applied."""
-        base = profile_for(family) if self.profile is None else named_profile(self.profile)
+        base = self._chosen_profile or profile_for(family)
         overrides = {
             name: value
             for name in ("l2_multiplier", "high_entropy_bits", "repetition_cosine")
             if (value := getattr(self, name)) is not None
         }
         return base.with_overrides(overrides)
+
+    @cached_property
+    def _chosen_profile(self) -> Profile | None:
+        """The profile of the setting, read once."""
+        return None if self.profile is None else load_profile(str(self.profile))
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -101,13 +173,20 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         settings = Settings(**overrides)
         settings.profile_of("default")
+        _ = settings.calibrations
+    except CalibrationError as error:
+        name = _source("calibration", overrides)
+        raise SettingsError(
+            f"{name}={str(error.path)!r}: accepted is a calibration file ({error})"
+        ) from None
     except ValidationError as error:
         problems = [_problem(dict(detail), overrides) for detail in error.errors()]
         raise SettingsError("; ".join(problems)) from None
-    except KeyError:
+    except ProfileError as error:
         name = _source("profile", overrides)
         raise SettingsError(
-            f"{name}={settings.profile!r}: accepted are {', '.join(profile_names())}"
+            f"{name}={str(settings.profile)!r}: accepted are {', '.join(profile_names())} and "
+            f"the path of a TOML file with thresholds; {error}"
         ) from None
     return settings
 
@@ -117,6 +196,8 @@ def _source(field: str, overrides: dict[str, Any]) -> str:
 
 
 def _problem(detail: dict[str, Any], overrides: dict[str, Any]) -> str:
+    if detail["type"] == _UNORDERED_LEVELS:
+        return str(detail["msg"])
     field = str(detail["loc"][0]) if detail["loc"] else "settings"
     if detail["type"] == "extra_forbidden":
         return f"{field}: no such setting; accepted are {', '.join(Settings.model_fields)}"

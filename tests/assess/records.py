@@ -51,6 +51,7 @@ def hidden_columns(
     layers: npt.ArrayLike | None = None,
     non_finite: npt.ArrayLike | None = None,
     last_layer_cosine: npt.ArrayLike | None = None,
+    lag_cosine: npt.ArrayLike | None = None,
 ) -> HiddenColumns:
     """``l2_norm`` is ``[S, L]``; layers count from zero unless given."""
     norms = floats(l2_norm)
@@ -69,6 +70,7 @@ def hidden_columns(
         last_layer_cosine=unobserved(steps)
         if last_layer_cosine is None
         else floats(last_layer_cosine),
+        lag_cosine=None if lag_cosine is None else np.asarray(lag_cosine, dtype=np.float16),
     )
 
 

@@ -1,6 +1,18 @@
 from __future__ import annotations
 
-from corevital.assess import Assessment, EarlyWarning, HealthFlags, Profile, Risk, RiskLevel, assess
+from corevital.assess import (
+    Assessment,
+    EarlyWarning,
+    HealthFlags,
+    Profile,
+    Risk,
+    RiskLevel,
+    RiskSource,
+    assess,
+)
+from corevital.assess.calibration import Calibration
+from corevital.assess.divergence import Anomaly, Direction, Divergence
+from corevital.record import GenerationRecord
 from tests.assess.records import attention_columns, hidden_columns, logit_columns, record
 
 
@@ -10,7 +22,7 @@ def test_nothing_captured_is_a_clean_assessment() -> None:
         signals=(),
         early_warning=EarlyWarning(0.0, ()),
         blame=(),
-        risk=Risk(0.0, RiskLevel.LOW, ()),
+        risk=Risk(0.0, RiskLevel.LOW, RiskSource.UNCALIBRATED, 0.0, ()),
     )
 
 
@@ -57,3 +69,27 @@ def test_the_profile_sets_the_thresholds() -> None:
 
     assert (strict.mid_layer_anomaly, strict.high_entropy_steps) == (True, 1)
     assert (lenient.mid_layer_anomaly, lenient.high_entropy_steps) == (False, 0)
+
+
+class Elsewhere:
+    """A baseline to which every run is as far."""
+
+    def divergence(self, record: GenerationRecord) -> Divergence:
+        anomaly = Anomaly("entropy", (), None, Direction.HIGHER, 3.0, "entropy higher")
+        return Divergence("model@0", 0.9, (anomaly,), more_collapsed_heads=True)
+
+
+def test_a_baseline_has_its_say() -> None:
+    found = assess(record(), Profile(), Calibration(baseline=Elsewhere()))
+
+    assert found.divergence == Elsewhere().divergence(record())
+    assert found.flags.attention_collapse_severity == 0.3
+    assert [factor.name for factor in found.risk.factors] == ["attention_collapse"]
+    assert found.calibration_refused is None
+
+
+def test_what_was_refused_is_passed_on() -> None:
+    found = assess(record(), Profile(), Calibration(refused="made for another model"))
+
+    assert found.calibration_refused == "made for another model"
+    assert found.divergence is None

@@ -66,3 +66,18 @@ def test_baseline_is_at_most_five_steps() -> None:
     rate = np.array([0.0] * 5 + [0.16] * 25)  # the first six have mean 0.03
 
     assert attention_collapse_severity(rate) == 0.2
+
+
+@pytest.mark.parametrize(
+    ("rate", "severity"),
+    [
+        pytest.param([], 0.3, id="by itself"),
+        pytest.param([0, 0, 0, 0.16], 0.3, id="outweighs a moderate rise"),
+        pytest.param([0, 0, 0, 0.26], 0.4, id="a strong rise outweighs it"),
+        pytest.param([0.71], 0.8, id="catastrophic outweighs it"),
+    ],
+)
+def test_severity_beyond_a_baseline(rate: list[float], severity: float) -> None:
+    steps = np.array(rate, dtype=float)
+
+    assert attention_collapse_severity(steps, beyond_baseline=True) == severity

@@ -13,11 +13,13 @@ import pytest
 from corevital.assess import Assessment, Profile, assess
 from corevital.assess.blame import layer_blame
 from corevital.assess.early_warning import early_warning
+from corevital.assess.fingerprint import fingerprint
 from corevital.assess.flags import health_flags
+from corevital.assess.heuristic_risk import heuristic_risk
 from corevital.assess.repetition import REPETITION_STEPS, repetition_loop
-from corevital.assess.risk import heuristic_risk
+from corevital.assess.risk import USUAL_LEVELS, risk
 from corevital.assess.signals import compound_signals
-from corevital.record import GenerationRecord
+from corevital.record import GenerationRecord, LogitColumns
 from tests.assess.records import (
     attention_columns,
     floats,
@@ -72,7 +74,9 @@ def assessment_of(run: dict[str, Any]) -> Assessment:
         signals=signals,
         early_warning=early_warning(generation, flags),
         blame=layer_blame(generation),
-        risk=heuristic_risk(generation, flags, signals),
+        risk=risk(
+            generation, flags, (), heuristic_risk(generation, flags, signals), None, USUAL_LEVELS
+        ),
     )
 
 
@@ -91,12 +95,37 @@ def test_a_reference_run_has_the_published_results(run: dict[str, Any]) -> None:
     assert list(found.early_warning.signals) == expected["early_warning_signals"]
     assert [[b.layer, b.severity, len(b.reasons)] for b in found.blame] == expected["blame"]
     assert [factor.name for factor in found.risk.factors] == expected["risk_factors"]
-    assert found.risk.score == pytest.approx(expected["risk_score"], abs=1e-6)
+    assert found.risk.heuristic == pytest.approx(expected["risk_score"], abs=1e-6)
+
+
+def in_full_precision(run: dict[str, Any]) -> GenerationRecord:
+    """The run as it was written down; the columns of a record have 32 bits."""
+    logits = LogitColumns(
+        entropy=np.asarray(run["entropy_bits"]),
+        surprisal=np.asarray(run["surprisal_bits"]),
+        margin=np.asarray(run["top2_margin"]),
+        top_k_mass=np.asarray(run["top10_mass"]),
+    )
+    return replace(record_of(run), logits=logits)
+
+
+@pytest.mark.parametrize("run", RUNS, ids=run_id)
+def test_a_reference_run_has_the_published_fingerprint(run: dict[str, Any]) -> None:
+    generation = in_full_precision(run)
+    flags = replace(health_flags(generation, PROFILE), repetition_loop=run["repetition_loop"])
+    heuristic = heuristic_risk(generation, flags, compound_signals(generation))
+
+    found = fingerprint(generation, flags, heuristic.score)
+
+    assert found == pytest.approx(run["expect"]["fingerprint"], rel=0, abs=1e-9)
 
 
 @pytest.mark.parametrize("run", SHOWING_REPETITION, ids=run_id)
 def test_assess_puts_the_same_parts_together(run: dict[str, Any]) -> None:
-    assert assess(record_of(run), PROFILE) == assessment_of(run)
+    found, expected = assess(record_of(run), PROFILE), assessment_of(run)
+
+    for part in ("flags", "signals", "early_warning", "blame", "risk"):
+        assert getattr(found, part) == getattr(expected, part)
 
 
 @pytest.mark.parametrize("case", REPETITIONS, ids=lambda case: str(case["repetition_loop"]))

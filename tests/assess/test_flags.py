@@ -5,6 +5,7 @@ import math
 import pytest
 
 from corevital.assess import HealthFlags, Profile
+from corevital.assess.divergence import Divergence
 from corevital.assess.flags import health_flags
 from tests.assess.records import attention_columns, hidden_columns, logit_columns, record
 
@@ -75,3 +76,13 @@ def test_high_entropy_steps_are_counted_above_the_profiles_bits(bits: float, ste
     uncertain = record(logits=logit_columns(entropy=[1.0, 4.0, NAN, 4.25, 5.0]))
 
     assert health_flags(uncertain, Profile(high_entropy_bits=bits)).high_entropy_steps == steps
+
+
+def test_more_collapsed_heads_than_in_a_baseline_are_a_collapse() -> None:
+    calm = record(attention=attention_columns([[1, 1]] * 6))
+    more = Divergence("model@0", 0.9, (), more_collapsed_heads=True)
+
+    assert not health_flags(calm, DEFAULT, Divergence("model@0", 0.9)).attention_collapse
+    found = health_flags(calm, DEFAULT, more)
+    assert found.attention_collapse
+    assert found.attention_collapse_severity == 0.3

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import TypeVar
+import math
+import re
+from dataclasses import astuple, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -11,13 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from corevital.assess import Assessment, Profile, assess, profile_for, risk_level
+from corevital.assess import Assessment, Profile, assess, profile_for
+from corevital.assess.fingerprint import LIMIT, NAMES
+from corevital.assess.narrative import narrative
+from corevital.assess.risk import USUAL_LEVELS
 from corevital.record import (
+    LAGS,
     AttentionColumns,
+    Captured,
     Floats,
     GenerationRecord,
     HiddenColumns,
     LogitColumns,
+    PreviousTokenWeight,
 )
 from tests.assess.records import (
     attention_columns,
@@ -27,7 +35,7 @@ from tests.assess.records import (
     unobserved,
 )
 
-Columns = TypeVar("Columns", LogitColumns, HiddenColumns, AttentionColumns)
+Columns = TypeVar("Columns", HiddenColumns, AttentionColumns, PreviousTokenWeight)
 
 STEPS = st.integers(0, 14)
 LAYERS = st.integers(0, 10)
@@ -54,12 +62,26 @@ def logits(draw: st.DrawFn, steps: int, hostile: bool = True) -> LogitColumns:
 @st.composite
 def hidden(draw: st.DrawFn, steps: int, hostile: bool = True) -> HiddenColumns:
     width = draw(LAYERS)
-    return hidden_columns(
+    made = hidden_columns(
         draw(columns(steps, width, hostile=hostile)),
         layers=range(3, 3 + width),
         non_finite=draw(arrays.arrays(bool, (steps, width))) if hostile else None,
         last_layer_cosine=draw(columns(steps)) if hostile else None,
+        lag_cosine=draw(st.none() | lag_cosines(steps)),
     )
+    others = ("mean", "std", "max_abs", "clip_fraction")
+    return replace(made, **draw(unrelated(others, steps, width))) if hostile else made
+
+
+@st.composite
+def unrelated(draw: st.DrawFn, names: tuple[str, ...], steps: int, width: int) -> dict[str, Any]:
+    """Columns that have nothing to do with each other, or none."""
+    return {name: draw(columns(steps, width)) for name in names} if draw(st.booleans()) else {}
+
+
+def lag_cosines(steps: int) -> st.SearchStrategy[np.ndarray[Any, np.dtype[np.float16]]]:
+    elements = st.floats(width=16) | st.sampled_from([np.nan, np.inf, 1.0])
+    return arrays.arrays(np.float16, (steps, LAGS), elements=elements)
 
 
 @st.composite
@@ -67,24 +89,55 @@ def attention(draw: st.DrawFn, steps: int, hostile: bool = True) -> AttentionCol
     width = draw(LAYERS)
     shape = (steps, width)
     bounds = (-5, 50) if hostile else (0, 4)
-    return attention_columns(
+    columns_of_layers = attention_columns(
         draw(arrays.arrays(np.int64, shape, elements=st.integers(*bounds))),
         heads=draw(arrays.arrays(np.int64, width, elements=st.integers(bounds[0], 8))),
         layers=range(width),
         observed=draw(arrays.arrays(bool, shape)) if hostile else True,
         non_finite=draw(arrays.arrays(bool, shape)) if hostile else None,
     )
+    others = (
+        *("entropy_min", "entropy_max", "normalized_entropy_mean"),
+        *("concentration_max", "concentration_min"),
+    )
+    return replace(
+        columns_of_layers,
+        previous_token_weight=draw(st.none() | weights(steps)),
+        **(draw(unrelated(others, steps, width)) if hostile else {}),
+    )
+
+
+@st.composite
+def weights(draw: st.DrawFn, steps: int) -> PreviousTokenWeight:
+    layers, heads = draw(st.integers(0, 3)), draw(st.integers(0, 3))
+    return PreviousTokenWeight(np.arange(layers), draw(columns(steps, layers, heads)))
 
 
 @st.composite
 def records(draw: st.DrawFn, *, hostile: bool = True) -> GenerationRecord:
     """Any part may be missing; basin scores may be empty."""
     steps = draw(STEPS)
-    return record(
+    made = record(
         logits=draw(st.none() | logits(steps, hostile)),
         hidden=draw(st.none() | hidden(steps, hostile)),
         attention=draw(st.none() | attention(steps, hostile)),
         basin=draw(st.none() | columns(2, 3) | columns(0, 0)),
+    )
+    sizes = st.none() | st.integers(-1, 10**6)
+    return replace(
+        made,
+        model=replace(
+            made.model,
+            layers=draw(sizes),
+            hidden_size=draw(sizes),
+            vocabulary_size=draw(sizes),
+        ),
+        capture=replace(made.capture, attention=Captured(draw(st.booleans()), draw(st.text()))),
+        prompt=replace(
+            made.prompt,
+            surprisal=draw(st.none() | columns(3)),
+            layer_transformation=draw(st.none() | columns(2) | columns(0)),
+        ),
     )
 
 
@@ -100,9 +153,9 @@ def test_results_are_bounded_and_nothing_is_raised(
     found = strictly_assessed(generation, profile)
 
     assert 0.0 <= found.risk.score <= 1.0
-    assert found.risk.level == risk_level(found.risk.score)
+    assert found.risk.level == USUAL_LEVELS.of(found.risk.score)
     assert all(0.0 <= factor.contribution <= 1.0 for factor in found.risk.factors)
-    assert found.risk.score == pytest.approx(
+    assert found.risk.heuristic == pytest.approx(
         min(1.0, sum(factor.contribution for factor in found.risk.factors))
     )
     assert 0.0 <= found.early_warning.score <= 1.0
@@ -112,6 +165,51 @@ def test_results_are_bounded_and_nothing_is_raised(
     assert 0.0 <= found.flags.attention_collapse_severity <= 1.0
     assert found.flags.attention_collapse == (found.flags.attention_collapse_severity > 0.0)
     assert 0 <= found.flags.high_entropy_steps <= generation.steps
+    assert not any(map(math.isinf, astuple(found.uncertainty)))
+    assert math.isnan(found.uncertainty.rauq) or found.uncertainty.rauq >= 0.0
+
+
+@given(records(), PROFILES)
+def test_the_fingerprint_is_finite_and_limited(
+    generation: GenerationRecord, profile: Profile
+) -> None:
+    found = strictly_assessed(generation, profile).fingerprint
+
+    assert len(found) == len(NAMES)
+    assert all(type(element) is float and abs(element) <= LIMIT for element in found)
+
+
+@given(records())
+def test_a_violation_is_in_the_record_and_its_numbers_are_finite(
+    generation: GenerationRecord,
+) -> None:
+    found = strictly_assessed(generation, Profile()).consistency
+
+    assert len({broken.name for broken in found}) == len(found)
+    for broken in found:
+        assert broken.places > 0
+        assert broken.step is None or 0 <= broken.step < generation.steps
+        assert broken.values
+        assert all(map(math.isfinite, broken.values.values()))
+        assert str(broken).isprintable()
+
+
+@given(
+    records(),
+    st.booleans(),
+    st.lists(st.text() | st.sampled_from(["\n", "\ud800", "\U0001f9d1" * 3000]), max_size=14),
+)
+def test_the_narrative_is_short_and_printable(
+    generation: GenerationRecord, is_shown: bool, texts: list[str]
+) -> None:
+    assessment = assess(generation, Profile())
+    with np.errstate(all="raise"):
+        text = narrative(generation, assessment, texts if is_shown else None)
+
+    assert text.isprintable()
+    assert len(text.encode()) < 1024
+    assert text.endswith(".")
+    assert not {"nan", "inf"} & set(re.findall(r"[a-z]+", text))
 
 
 @given(records())
@@ -138,7 +236,12 @@ def test_steps_whose_layers_were_not_observed_change_nothing(
         attention=with_gaps(generation.attention, gaps),
     )
 
-    assert assess(gappy, Profile()) == assess(generation, Profile())
+    assert without_steps(assess(gappy, Profile())) == without_steps(assess(generation, Profile()))
+
+
+def without_steps(found: Assessment) -> Assessment:
+    """The assessment without the steps that it names."""
+    return replace(found, consistency=tuple(replace(each, step=0) for each in found.consistency))
 
 
 @given(STEPS, LAYERS)
@@ -158,13 +261,12 @@ def with_gaps(part: Columns | None, gaps: list[int]) -> Columns | None:
     """``part`` with an unobserved step before each of the steps ``gaps``."""
     if part is None:
         return None
-    per_layer_only = {"layers", "heads"}
-    return replace(
-        part,
-        **{
-            field.name: np.insert(values, gaps, np.nan if values.dtype == np.float32 else 0, axis=0)
-            for field in fields(part)
-            if field.name not in per_layer_only
-            for values in [getattr(part, field.name)]
-        },
-    )
+    gappy: dict[str, Any] = {}
+    for field in fields(part):
+        values = getattr(part, field.name)
+        if isinstance(values, PreviousTokenWeight):
+            gappy[field.name] = with_gaps(values, gaps)
+        elif values is not None and field.name not in ("layers", "heads"):
+            unseen = np.nan if np.issubdtype(values.dtype, np.floating) else 0
+            gappy[field.name] = np.insert(values, gaps, unseen, axis=0)
+    return replace(part, **gappy)

@@ -1,167 +1,141 @@
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
-from corevital.assess import CompoundSignal, HealthFlags, Risk, RiskFactor, RiskLevel, risk_level
-from corevital.assess.risk import heuristic_risk
-from corevital.record import LogitColumns
+from corevital.assess import (
+    HealthFlags,
+    HeuristicRisk,
+    Loop,
+    Risk,
+    RiskFactor,
+    RiskLevel,
+    RiskLevels,
+    RiskSource,
+)
+from corevital.assess.risk import (
+    NAN_EVIDENCE,
+    REPETITION_EVIDENCE,
+    USUAL_LEVELS,
+    default_score,
+    risk,
+)
+from corevital.record import GenerationRecord
 from tests.assess.records import logit_columns, record
 
 HEALTHY = HealthFlags()
-NAN = math.nan
+HEURISTIC = HeuristicRisk(0.42, (RiskFactor("elevated_entropy", 0.42),))
+LOOP = Loop(onset_step=3, period=2, length=120, end_step=None)
 
 
-def factors(columns: LogitColumns) -> dict[str, float]:
-    risk = heuristic_risk(record(logits=columns), HEALTHY, ())
-    return {factor.name: factor.contribution for factor in risk.factors}
+@dataclass
+class Learned:
+    """A calibration that always says the same."""
+
+    says: float | None
+    id: str = "model@0123"
+
+    def probability(self, record: GenerationRecord) -> float | None:
+        return self.says
+
+
+def with_surprisal(*bits: float) -> GenerationRecord:
+    ones = [1.0] * len(bits)
+    return record(
+        logits=logit_columns(entropy=ones, surprisal=list(bits), margin=ones, top_k_mass=ones)
+    )
+
+
+def judged(
+    generation: GenerationRecord,
+    flags: HealthFlags = HEALTHY,
+    loops: tuple[Loop, ...] = (),
+    model: Learned | None = None,
+    levels: RiskLevels = USUAL_LEVELS,
+) -> Risk:
+    return risk(generation, flags, loops, HEURISTIC, model, levels)
+
+
+@pytest.mark.parametrize(
+    ("surprisal", "score"),
+    [((0.0, 0.0), 0.0), ((2.0,), 0.5), ((1.0, 3.0), 0.5), ((4.0, 4.0, 4.0), 0.75)],
+)
+def test_the_default_score_halves_its_distance_to_one_every_two_bits_a_token(
+    surprisal: tuple[float, ...], score: float
+) -> None:
+    assert default_score(with_surprisal(*surprisal)) == pytest.approx(score)
+
+
+def test_the_default_score_does_not_grow_with_the_length() -> None:
+    assert default_score(with_surprisal(*[0.5] * 1000)) == default_score(with_surprisal(0.5))
+
+
+def test_a_generation_without_logits_has_no_default_risk() -> None:
+    assert default_score(record()) == 0.0
+
+
+def test_without_a_calibration_the_score_is_the_default_one() -> None:
+    found = judged(with_surprisal(2.0))
+    assert found == Risk(
+        0.5, RiskLevel.MODERATE, RiskSource.UNCALIBRATED, HEURISTIC.score, HEURISTIC.factors
+    )
+
+
+def test_a_calibration_gives_the_score_and_its_name() -> None:
+    found = judged(with_surprisal(2.0), model=Learned(0.07))
+    assert (found.score, found.source) == (pytest.approx(0.07), RiskSource.CALIBRATED)
+    assert (found.calibration, found.level) == ("model@0123", RiskLevel.LOW)
+
+
+def test_the_heuristic_is_there_beside_any_score() -> None:
+    for model in (None, Learned(0.9)):
+        found = judged(with_surprisal(1.0), model=model)
+        assert (found.heuristic, found.factors) == (0.42, HEURISTIC.factors)
+
+
+def test_where_a_calibration_knows_too_little_the_default_score_takes_its_place() -> None:
+    found = judged(with_surprisal(2.0), model=Learned(None))
+    assert (found.score, found.source, found.calibration) == (0.5, RiskSource.UNCALIBRATED, None)
+
+
+@pytest.mark.parametrize("model", [None, Learned(0.2)])
+def test_a_loop_raises_any_score_and_keeps_the_order_of_scores(model: Learned | None) -> None:
+    sure, unsure = with_surprisal(0.1), with_surprisal(6.0)
+    for generation in (sure, unsure):
+        plain = judged(generation, model=model).score
+        for found in (
+            judged(generation, loops=(LOOP,), model=model),
+            judged(generation, HealthFlags(repetition_loop=True), model=model),
+        ):
+            assert found.score == pytest.approx(1.0 - (1.0 - plain) * (1.0 - REPETITION_EVIDENCE))
+            assert found.level is RiskLevel.CRITICAL
+
+
+def test_of_nan_a_calibration_knows_nothing() -> None:
+    broken = with_surprisal(np.nan, 0.0)
+    found = judged(broken, HealthFlags(nan_or_inf=True), model=Learned(0.01))
+    assert (found.score, found.source) == (pytest.approx(NAN_EVIDENCE), RiskSource.UNCALIBRATED)
 
 
 @pytest.mark.parametrize(
     ("score", "level"),
     [
         (0.0, "low"),
-        (0.299, "low"),
+        (0.29, "low"),
         (0.3, "moderate"),
-        (0.599, "moderate"),
+        (0.59, "moderate"),
         (0.6, "high"),
-        (0.849, "high"),
+        (0.84, "high"),
         (0.85, "critical"),
         (1.0, "critical"),
     ],
 )
-def test_levels(score: float, level: str) -> None:
-    assert risk_level(score) == level
+def test_each_threshold_belongs_to_the_level_above_it(score: float, level: str) -> None:
+    assert USUAL_LEVELS.of(score) == level
 
 
-def test_nothing_captured_is_no_risk() -> None:
-    assert heuristic_risk(record(), HEALTHY, ()) == Risk(0.0, RiskLevel.LOW, ())
-
-
-def test_nan_or_inf_decides_alone() -> None:
-    broken = HealthFlags(nan_or_inf=True, repetition_loop=True)
-    uncertain = record(logits=logit_columns(entropy=[8.0]))
-
-    assert heuristic_risk(uncertain, broken, ()) == Risk(
-        1.0, RiskLevel.CRITICAL, (RiskFactor("nan_or_inf", 1.0),)
-    )
-
-
-@pytest.mark.parametrize(
-    ("flags", "score", "expected"),
-    [
-        (HealthFlags(repetition_loop=True), 0.9, {"repetition_loop": 0.9}),
-        (HealthFlags(mid_layer_anomaly=True), 0.7, {"mid_layer_anomaly": 0.7}),
-        (
-            HealthFlags(attention_collapse=True, attention_collapse_severity=0.2),
-            0.2,
-            {"attention_collapse": 0.2},
-        ),
-        (
-            HealthFlags(repetition_loop=True, mid_layer_anomaly=True),
-            0.9,
-            {"repetition_loop": 0.9, "mid_layer_anomaly": 0.0},
-        ),
-        (
-            HealthFlags(
-                mid_layer_anomaly=True, attention_collapse=True, attention_collapse_severity=0.8
-            ),
-            0.8,
-            {"mid_layer_anomaly": 0.7, "attention_collapse": 0.1},
-        ),
-    ],
-)
-def test_the_worst_flag_is_the_base(
-    flags: HealthFlags, score: float, expected: dict[str, float]
-) -> None:
-    risk = heuristic_risk(record(), flags, ())
-
-    assert risk.score == pytest.approx(score)
-    assert {f.name: f.contribution for f in risk.factors} == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("columns", "expected"),
-    [
-        pytest.param(logit_columns(entropy=[1.3]), {}, id="entropy below its floor"),
-        pytest.param(
-            logit_columns(entropy=[1.0, 3.0]), {"elevated_entropy": 0.075}, id="mean entropy"
-        ),
-        pytest.param(
-            logit_columns(entropy=[9.0]), {"elevated_entropy": 0.3}, id="entropy is capped"
-        ),
-        pytest.param(logit_columns(margin=[0.16]), {}, id="margin above its ceiling"),
-        pytest.param(logit_columns(margin=[0.1]), {"low_confidence_margin": 0.1}, id="low margin"),
-        pytest.param(logit_columns(margin=[0.0]), {"low_confidence_margin": 0.2}, id="no margin"),
-        pytest.param(logit_columns(top_k_mass=[0.81]), {}, id="mass above its ceiling"),
-        pytest.param(logit_columns(top_k_mass=[0.5]), {"low_topk_mass": 0.075}, id="low mass"),
-        pytest.param(logit_columns(surprisal=[0.19]), {}, id="surprisal below its floor"),
-        pytest.param(logit_columns(surprisal=[0.5]), {"elevated_surprisal": 0.05}, id="surprisal"),
-        pytest.param(
-            logit_columns(surprisal=[7.0]), {"elevated_surprisal": 0.1}, id="surprisal is capped"
-        ),
-    ],
-)
-def test_distribution_statistics_add_to_the_risk(
-    columns: LogitColumns, expected: dict[str, float]
-) -> None:
-    assert factors(columns) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("entropy", "contribution"),
-    [
-        pytest.param([0.4, 0.4, 0.4, 0.4, 0.5, 0.5], None, id="a quarter more is no rise"),
-        pytest.param([0.4, 0.4, 0.0, 0.0, 0.6, 0.6], 0.05, id="half as much again"),
-        pytest.param([0.05, 0.05, 0.0, 0.0, 0.9, 0.9], 0.2, id="capped"),
-        pytest.param([0.1, 0.1, 0.0, 0.9, 0.9], None, id="five steps are too few"),
-        pytest.param([0.0, 0.0, 0.0, 0.0, 0.9, 0.9], None, id="nothing to rise from"),
-        pytest.param([0.4, 0.4, 0.0, NAN, 0.0, 0.6, 0.6], 0.05, id="unobserved steps"),
-    ],
-)
-def test_rising_entropy_compares_the_last_third_to_the_first(
-    entropy: list[float], contribution: float | None
-) -> None:
-    assert factors(logit_columns(entropy=entropy)).get("entropy_rising") == (
-        None if contribution is None else pytest.approx(contribution)
-    )
-
-
-def test_compound_signals_add_their_severity_under_their_name() -> None:
-    signals = (CompoundSignal("one", 0.25, ""), CompoundSignal("two", 0.5, ""))
-
-    assert heuristic_risk(record(), HEALTHY, signals) == Risk(
-        0.75,
-        RiskLevel.HIGH,
-        (RiskFactor("compound:one", 0.25), RiskFactor("compound:two", 0.5)),
-    )
-
-
-def test_the_score_is_the_sum_up_to_one_and_the_order_is_fixed() -> None:
-    uncertain = record(
-        logits=logit_columns(
-            entropy=[4, 4, 4, 4, 8, 8], margin=[0.0] * 6, top_k_mass=[0.0] * 6, surprisal=[9.0] * 6
-        )
-    )
-    flags = HealthFlags(
-        repetition_loop=True,
-        mid_layer_anomaly=True,
-        attention_collapse=True,
-        attention_collapse_severity=0.4,
-    )
-
-    risk = heuristic_risk(uncertain, flags, (CompoundSignal("one", 0.5, ""),))
-
-    assert risk.score == 1.0
-    assert [factor.name for factor in risk.factors] == [
-        "repetition_loop",
-        "mid_layer_anomaly",
-        "attention_collapse",
-        "elevated_entropy",
-        "entropy_rising",
-        "low_confidence_margin",
-        "low_topk_mass",
-        "elevated_surprisal",
-        "compound:one",
-    ]
+def test_levels_can_be_set() -> None:
+    strict = RiskLevels(moderate=0.01, high=0.02, critical=0.03)
+    assert judged(with_surprisal(2.0), levels=strict).level is RiskLevel.CRITICAL

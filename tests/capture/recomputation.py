@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+LAGS = 64
+
 
 def logit_columns(outputs: Any, row: int, steps: int) -> dict[str, Array]:
     """Entropy, surprisal, margin and top-10 mass ``[S]`` of one sequence."""
@@ -44,14 +46,17 @@ def hidden_columns(outputs: Any, row: int, steps: int) -> dict[str, Array]:
         ]
     )
     last = states[:, -1]
-    norms = np.linalg.norm(last, axis=-1)
-    cosine = (last[1:] * last[:-1]).sum(-1) / (norms[1:] * norms[:-1])
+    unit = last / np.linalg.norm(last, axis=-1, keepdims=True)
+    lags = np.full((steps, LAGS), np.nan)
+    for lag in range(1, min(LAGS, steps - 1) + 1):
+        lags[lag:, lag - 1] = (unit[lag:] * unit[:-lag]).sum(-1)
     return {
         "mean": states.mean(-1),
         "std": states.std(-1, ddof=1),
         "l2_norm": np.linalg.norm(states, axis=-1),
         "max_abs": np.abs(states).max(-1),
-        "last_layer_cosine": np.concatenate(([np.nan], cosine)),
+        "last_layer_cosine": lags[:, 0],
+        "lag_cosine": lags,
     }
 
 

@@ -102,6 +102,10 @@ def assert_same(observed: AttentionColumns | None, expected: AttentionColumns | 
         np.testing.assert_allclose(
             getattr(observed, name), getattr(expected, name), rtol=1e-3, atol=1e-4
         )
+    weight, expected_weight = observed.previous_token_weight, expected.previous_token_weight
+    assert weight is not None
+    assert expected_weight is not None
+    np.testing.assert_allclose(weight.values, expected_weight.values, rtol=0, atol=1e-3)
     assert np.array_equal(observed.collapsed_heads, expected.collapsed_heads)
     assert np.array_equal(observed.heads, expected.heads)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from corevital import __version__, semconv
+from corevital.assess.fingerprint import NAMES
 from tests.end_to_end.exporting import SERVICE, Exporting, exporting
 from tests.otlp_data import Event, Point, ReceivedLog, ReceivedSpan
 from tests.otlp_receiver import LogsRequest, MetricsRequest, TraceRequest
@@ -284,6 +286,45 @@ def test_step_events_lie_in_their_span_in_order(wire: Wire) -> None:
         times = [event.time_ns for event in steps(span)]
         assert times == sorted(set(times))
         assert all(span.start_ns <= event.time_ns <= span.end_ns for event in span.events)
+
+
+def test_uncertainty_is_that_of_the_tokens(wire: Wire) -> None:
+    for name in ("chat", "plain"):
+        written = wire.spans[name].attributes
+        surprisals = [e.attributes["corevital.step.surprisal"] for e in steps(wire.spans[name])]
+        total, count = sum(surprisals), len(surprisals)
+        likelihood = "corevital.uncertainty.negative_log_likelihood"
+        assert written[f"{likelihood}.sum"] == pytest.approx(total, rel=1e-5)
+        assert written[f"{likelihood}.per_token"] == pytest.approx(total / count, rel=1e-5)
+        # A token's confidence is at least 0.2 of its probability, at most that and 0.8.
+        least = sum(-math.log2(0.2 * 2**-bits + 0.8) for bits in surprisals[1:]) / count
+        most = total / count - math.log2(0.2)
+        assert least < written["corevital.uncertainty.rauq"] < most
+
+
+def test_the_generation_is_described(wire: Wire) -> None:
+    for span in (*(wire.spans[name] for name in ("chat", "stops", "plain")), *wire.children):
+        written = span.attributes
+        tokens = written[gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS]
+        told = written["corevital.narrative"]
+        assert f"over {tokens} token" in told
+        assert f"{written['corevital.risk.level'].capitalize()} risk" in told
+        assert len(told.encode()) < 1024
+        assert written["corevital.fingerprint.version"] == 2
+        vector = dict(zip(NAMES, written["corevital.fingerprint.vector"], strict=True))
+        assert vector["entropy_mean"] == pytest.approx(written["corevital.entropy.mean"], rel=1e-5)
+        assert written["corevital.consistency.violations"] == []
+
+
+def test_calls_with_the_same_prompt_have_the_same_prompt_hash(wire: Wire) -> None:
+    chat, plain = (
+        wire.spans[name].attributes["corevital.prompt.hash"] for name in ("chat", "plain")
+    )
+    again = wire.spans["chat again"].attributes["corevital.prompt.hash"]
+    sampled = [child.attributes["corevital.prompt.hash"] for child in wire.children]
+
+    assert again == chat != plain
+    assert sampled == [plain, plain]
 
 
 def test_every_generation_has_its_evaluation(wire: Wire) -> None:

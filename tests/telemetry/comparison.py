@@ -8,7 +8,7 @@ from corevital.record import GenerationRecord
 
 COLUMNS = {
     "logits": ("entropy", "surprisal", "margin", "top_k_mass"),
-    "hidden": ("mean", "std", "l2_norm", "max_abs", "last_layer_cosine"),
+    "hidden": ("mean", "std", "l2_norm", "max_abs", "last_layer_cosine", "lag_cosine"),
     "attention": ("entropy_mean", "entropy_min", "concentration_max", "concentration_min"),
     "prompt": ("surprisal", "layer_transformation", "basin"),
 }

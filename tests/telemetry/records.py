@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from corevital.record import (
+    LAGS,
     AttentionColumns,
     Captured,
     CaptureMode,
@@ -17,6 +18,7 @@ from corevital.record import (
     HiddenColumns,
     LogitColumns,
     ModelDescription,
+    PreviousTokenWeight,
     PromptColumns,
     SparseAttention,
 )
@@ -25,6 +27,7 @@ SECOND = 10**9
 START = 1_700_000_000 * SECOND
 LAYERS = 3
 HEADS = 4
+WIDTH = 16
 
 
 def column(*shape: int, seed: int, low: float = 0.1, high: float = 6.0) -> Floats:
@@ -36,21 +39,23 @@ def logits(steps: int) -> LogitColumns:
         entropy=column(steps, seed=1),
         surprisal=column(steps, seed=2),
         margin=column(steps, seed=3, high=0.5),
-        top_k_mass=column(steps, seed=4, high=1.0),
+        top_k_mass=column(steps, seed=4, low=0.95, high=1.0),
     )
 
 
 def hidden(steps: int) -> HiddenColumns:
     shape = (steps, LAYERS)
+    mean, std = column(*shape, seed=5), column(*shape, seed=6)
     return HiddenColumns(
         layers=np.arange(LAYERS),
-        mean=column(*shape, seed=5),
-        std=column(*shape, seed=6),
-        l2_norm=column(*shape, seed=7),
-        max_abs=column(*shape, seed=8),
+        mean=mean,
+        std=std,
+        l2_norm=np.sqrt(WIDTH * mean**2 + (WIDTH - 1) * std**2),
+        max_abs=mean + std,
         clip_fraction=np.zeros(shape, dtype=np.float32),
         non_finite=np.zeros(shape, dtype=bool),
         last_layer_cosine=column(steps, seed=9, high=0.9),
+        lag_cosine=column(steps, LAGS, seed=20, high=0.9).astype(np.float16),
     )
 
 
@@ -59,15 +64,19 @@ def attention(steps: int) -> AttentionColumns:
     return AttentionColumns(
         layers=np.arange(LAYERS),
         heads=np.full(LAYERS, HEADS),
-        entropy_mean=column(*shape, seed=10),
-        entropy_min=column(*shape, seed=11),
-        entropy_max=column(*shape, seed=12),
+        entropy_mean=column(*shape, seed=10, low=2.0, high=4.0),
+        entropy_min=column(*shape, seed=11, high=2.0),
+        entropy_max=column(*shape, seed=12, low=4.0),
         normalized_entropy_mean=column(*shape, seed=13, high=1.0),
-        concentration_max=column(*shape, seed=14, high=1.0),
-        concentration_min=column(*shape, seed=15, high=1.0),
+        concentration_max=column(*shape, seed=14, low=0.92, high=1.0),
+        concentration_min=column(*shape, seed=15, high=0.9),
         collapsed_heads=np.ones(shape, dtype=np.int64),
         focused_heads=np.full(shape, 2, dtype=np.int64),
         non_finite=np.zeros(shape, dtype=bool),
+        previous_token_weight=PreviousTokenWeight(
+            layers=np.arange(1, LAYERS),
+            values=column(steps, LAYERS - 1, HEADS, seed=19, high=1.0),
+        ),
     )
 
 

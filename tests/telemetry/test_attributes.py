@@ -12,7 +12,10 @@ import pytest
 
 from corevital import semconv
 from corevital.assess.assessment import assess
+from corevital.assess.calibration import Calibration
+from corevital.assess.divergence import Anomaly, Direction, Divergence
 from corevital.assess.profile import profile_for
+from corevital.assess.rauq import rauq
 from corevital.record import Captured, CaptureMode, GenerationRecord, PromptColumns
 from corevital.telemetry.attributes import (
     assessment_attributes,
@@ -61,6 +64,12 @@ def test_summaries_are_those_of_the_columns() -> None:
         semconv.MARGIN_MEAN: record.logits.margin.mean(),
         semconv.MARGIN_MIN: record.logits.margin.min(),
         semconv.TOP_K_MASS_MEAN: record.logits.top_k_mass.mean(),
+        semconv.UNCERTAINTY_NLL: record.logits.surprisal.sum(),
+        semconv.UNCERTAINTY_NLL_PER_TOKEN: record.logits.surprisal.mean(),
+        semconv.UNCERTAINTY_ENTROPY_MEAN: record.logits.entropy.mean(),
+        semconv.UNCERTAINTY_ENTROPY_MAX: record.logits.entropy.max(),
+        semconv.UNCERTAINTY_MARGIN_MEAN: record.logits.margin.mean(),
+        semconv.UNCERTAINTY_RAUQ: rauq(record.logits, record.attention),
         semconv.ATTENTION_ENTROPY_MEAN: record.attention.entropy_mean.mean(),
         semconv.ATTENTION_COLLAPSED_SHARE: 1 / HEADS,
         semconv.PROMPT_SURPRISAL_MEAN: record.prompt.surprisal.mean(),
@@ -95,13 +104,13 @@ def test_lists_that_belong_together_are_equally_long() -> None:
 @pytest.mark.parametrize(
     ("part", "areas"),
     [
-        ("logits", ("entropy", "surprisal", "margin", "top_k_mass")),
-        ("attention", ("attention",)),
+        ("logits", ("entropy.", "surprisal.", "margin.", "top_k_mass.", "uncertainty.")),
+        ("attention", ("attention.", "uncertainty.rauq")),
     ],
 )
 def test_a_part_that_was_not_observed_has_no_attribute(part: str, areas: tuple[str, ...]) -> None:
     record = full_record()
-    prefixes = tuple(f"corevital.{area}." for area in areas)
+    prefixes = tuple(f"corevital.{area}" for area in areas)
     missing = written(record).keys() - written(without(record, part)).keys()
 
     assert missing == {name for name in written(record) if name.startswith(prefixes)}
@@ -187,7 +196,52 @@ def test_failures_and_escalation_are_absent_where_there_were_none() -> None:
 def test_the_score_is_named_for_what_it_is() -> None:
     attributes = written(full_record())
 
-    assert attributes[semconv.RISK_SOURCE] == "heuristic"
-    assert attributes[semconv.RISK_SCORE] == attributes[semconv.RISK_HEURISTIC]
+    assert attributes[semconv.RISK_SOURCE] == "uncalibrated"
+    assert semconv.CALIBRATION_RISK not in attributes
+    assert 0.0 <= attributes[semconv.RISK_HEURISTIC] <= 1.0
     assert 0.0 <= attributes[semconv.RISK_SCORE] <= 1.0
     assert attributes[semconv.RISK_LEVEL] in ("low", "moderate", "high", "critical")
+
+
+def calibrated(calibration: Calibration) -> dict[str, Any]:
+    record = full_record()
+    return assessment_attributes(assess(record, profile_for(record.model.family), calibration))
+
+
+class Baseline:
+    def __init__(self, divergence: Divergence) -> None:
+        self._divergence = divergence
+
+    def divergence(self, record: GenerationRecord) -> Divergence:
+        return self._divergence
+
+
+def test_a_baseline_adds_its_divergence_and_anomalies() -> None:
+    anomaly = Anomaly("entropy", (), None, Direction.HIGHER, 3.0, "entropy higher")
+    found = calibrated(Calibration(Baseline(Divergence("model@0", 0.9, (anomaly,)))))
+
+    assert found[semconv.CALIBRATION_BASELINE] == "model@0"
+    assert found[semconv.BASELINE_DIVERGENCE] == 0.9
+    assert found[semconv.BASELINE_ANOMALIES] == ["entropy higher"]
+    assert semconv.CALIBRATION_REFUSED not in found
+
+
+def test_a_baseline_that_knows_nothing_of_what_was_observed_gives_no_score() -> None:
+    found = calibrated(Calibration(Baseline(Divergence("model@0", None))))
+
+    assert found[semconv.CALIBRATION_BASELINE] == "model@0"
+    assert found[semconv.BASELINE_ANOMALIES] == []
+    assert semconv.BASELINE_DIVERGENCE not in found
+
+
+def test_a_calibration_that_was_refused_says_so() -> None:
+    found = calibrated(Calibration(refused="made for another model"))
+
+    assert found[semconv.CALIBRATION_REFUSED] == "made for another model"
+    assert semconv.BASELINE_DIVERGENCE not in found
+
+
+def test_without_calibration_nothing_is_said_of_it() -> None:
+    names = written(full_record())
+
+    assert not any("calibration" in name or "baseline" in name for name in names)

@@ -16,6 +16,7 @@ import torch
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TextStreamer
 
+from corevital.assess.wording import printable, shortened
 from tests.instrumentation import attributes, events
 from tests.models import GenerativeModel, tiny_model
 from tests.providers import Telemetry
@@ -275,6 +276,34 @@ def test_step_events_have_texts_only_where_content_capture_allows_it(
     ]
     assert on_span == (expected if "span events" in places else [None] * STEPS)
     assert in_log == (expected if "log events" in places else [None] * STEPS)
+
+
+@pytest.mark.parametrize(("mode", "places"), MODES)
+def test_the_narrative_has_the_text_of_a_token_only_where_spans_may_have_it(
+    mode: str | None,
+    places: set[str],
+    speaker: GenerativeModel,
+    tokenizer: PreTrainedTokenizerBase,
+    telemetry: Telemetry,
+    instrument: Instrument,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if mode is not None:
+        monkeypatch.setenv(MODE, mode)
+    instrument(step_events="both")
+    inputs = tokenizer.apply_chat_template(CHAT, return_tensors="pt", return_dict=True)
+    tokens = generate(speaker, inputs)[0, -STEPS:].tolist()
+
+    (span,) = telemetry.spans()
+    entropies = [
+        attributes(event)["corevital.step.entropy"] for event in events(span, "corevital.step")
+    ]
+    peak = entropies.index(max(entropies))
+    told = str(attributes(span)["corevital.narrative"])
+    token = shortened(printable(str(tokenizer.decode([tokens[peak]]))), 24)
+    assert f"(step {peak}" in told
+    assert (f'(step {peak}, token "{token}")' in told) == ("span" in places)
+    assert ('token "' in told) == ("span" in places)
 
 
 def test_the_messages_of_a_chat_keep_their_roles(

@@ -122,6 +122,7 @@ def test_attributes_are_few_and_the_same_everywhere(
     own = {
         "gen_ai.client.token.usage": {"gen_ai.token.type"},
         "corevital.generation.count": {"corevital.capture.mode"},
+        "corevital.risk.score": {"corevital.risk.source"},
         "corevital.early_warning.count": {"corevital.signal.name"},
         "corevital.signal.count": {"corevital.signal.name"},
         "corevital.health.flag.count": {"corevital.flag.name"},

@@ -127,6 +127,13 @@ def test_keeps_a_single_step_whose_logits_are_nan() -> None:
     assert 617 in select_steps(found, THRESHOLD, 10)
 
 
+def test_keeps_the_onset_of_a_loop_of_many_high_entropies() -> None:
+    found = record(logits=logit_columns(entropy=[5.0] * 1000, surprisal=[9.0] * 1000))
+
+    assert 617 not in select_steps(found, THRESHOLD, 10)
+    assert 617 in select_steps(found, THRESHOLD, 10, [617])
+
+
 def test_keeps_the_most_surprising_step() -> None:
     surprisal = [1.0] * 1000
     surprisal[388] = 15.0

@@ -15,6 +15,7 @@ CATASTROPHIC_RATE = 0.70
 MODERATE_RISE_SEVERITY = 0.2
 STRONG_RISE_SEVERITY = 0.4
 CATASTROPHIC_SEVERITY = 0.8
+BEYOND_BASELINE_SEVERITY = 0.3
 
 
 def collapse_rate(attention: AttentionColumns | None) -> Series:
@@ -33,20 +34,22 @@ def collapse_rate(attention: AttentionColumns | None) -> Series:
     return rate
 
 
-def attention_collapse_severity(rate: Series) -> float:
+def attention_collapse_severity(rate: Series, *, beyond_baseline: bool = False) -> float:
     """Severity in [0, 1] of collapse in ``rate`` ``[n]`` (see `collapse_rate`), 0.0 for none.
 
     Published CoreVital heuristic. Trend: the peak rate against the mean of the first
-    min(5, n // 3) steps. Catastrophic: most heads collapsed on average over the generation.
+    min(5, n // 3) steps. Catastrophic: most heads collapsed on average over the generation. Against
+    a calibration profile, ``beyond_baseline``: more heads of some layer collapsed than while
+    calibrating.
     """
-    severity = 0.0
+    severity = BEYOND_BASELINE_SEVERITY if beyond_baseline else 0.0
     if rate.size >= MIN_TREND_STEPS:
         baseline = rate[: min(MAX_BASELINE_STEPS, rate.size // 3)]
         rise = rate.max() - baseline.mean()
         if rise > STRONG_RISE:
-            severity = STRONG_RISE_SEVERITY
+            severity = max(severity, STRONG_RISE_SEVERITY)
         elif rise > MODERATE_RISE:
-            severity = MODERATE_RISE_SEVERITY
+            severity = max(severity, MODERATE_RISE_SEVERITY)
     if mean(rate) > CATASTROPHIC_RATE:
         severity = CATASTROPHIC_SEVERITY
     return severity

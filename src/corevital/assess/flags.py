@@ -8,6 +8,7 @@ import numpy as np
 
 from corevital.assess.anomaly import mid_layer_anomaly
 from corevital.assess.collapse import attention_collapse_severity, collapse_rate
+from corevital.assess.divergence import Divergence
 from corevital.assess.observed import logit_series
 from corevital.assess.profile import Profile
 from corevital.assess.repetition import repetition_loop
@@ -35,7 +36,9 @@ class HealthFlags:
     high_entropy_steps: int = 0
 
 
-def health_flags(record: GenerationRecord, profile: Profile) -> HealthFlags:
+def health_flags(
+    record: GenerationRecord, profile: Profile, divergence: Divergence | None = None
+) -> HealthFlags:
     """Flags of ``record`` under ``profile``'s thresholds (published CoreVital heuristics).
 
     A part that was not captured raises no flag. Logits are captured at every step or at none, so
@@ -43,7 +46,10 @@ def health_flags(record: GenerationRecord, profile: Profile) -> HealthFlags:
     """
     hidden, attention = record.hidden, record.attention
     parts = [part for part in (hidden, attention) if part is not None]
-    severity = attention_collapse_severity(collapse_rate(attention))
+    severity = attention_collapse_severity(
+        collapse_rate(attention),
+        beyond_baseline=divergence is not None and divergence.more_collapsed_heads,
+    )
     entropy = logit_series(record.logits).entropy
     return HealthFlags(
         nan_or_inf=any(bool(part.non_finite.any()) for part in parts)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from corevital.assess.profile_file import ProfileError, ProfileFile, parse_profile
+
+_SUFFIX: Final = ".toml"
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Thresholds of one model family; the published CoreVital profiles.
+    """Thresholds of one model family; without arguments, the published defaults.
 
     ``l2_multiplier``: how many times the early layers' median L2 norm is anomalous in the middle
     layers. ``high_entropy_bits``: above it a step counts as high-entropy.
@@ -27,27 +35,31 @@ class Profile:
 
 DEFAULT_PROFILE = Profile()
 
-_PROFILES = {
-    profile.name: profile
-    for profile in (
-        Profile("gpt2", l2_multiplier=5.0, high_entropy_bits=5.0, repetition_cosine=0.9995),
-        Profile("llama", l2_multiplier=10.0, high_entropy_bits=3.5, repetition_cosine=0.9998),
-        Profile("mistral", l2_multiplier=8.0, high_entropy_bits=4.0, repetition_cosine=0.9997),
-        Profile("mixtral", l2_multiplier=8.0, high_entropy_bits=4.5, repetition_cosine=0.9997),
-        Profile("qwen2", l2_multiplier=8.0, high_entropy_bits=4.5, repetition_cosine=0.9997),
-        Profile("phi3", l2_multiplier=7.0, high_entropy_bits=3.8, repetition_cosine=0.9996),
-    )
-}
+
+@cache
+def _built_in() -> dict[str, ProfileFile]:
+    """The profiles that come with the package, by name, the default first."""
+    found = {
+        file.name.removesuffix(_SUFFIX): parse_profile(file.read_bytes())
+        for file in files("corevital.assess").joinpath("profiles").iterdir()
+        if file.name.endswith(_SUFFIX)
+    }
+    return dict(sorted(found.items(), key=lambda each: (each[0] != DEFAULT_PROFILE.name, each[0])))
+
+
+@cache
+def _names_by_family() -> dict[str, str]:
+    return {family: name for name, file in _built_in().items() for family in file.families}
 
 
 def profile_for(family: str) -> Profile:
     """The profile of a ``config.model_type``; the default profile for any other family."""
-    return _PROFILES.get(family, DEFAULT_PROFILE)
+    return named_profile(_names_by_family().get(family, DEFAULT_PROFILE.name))
 
 
 def profile_names() -> tuple[str, ...]:
-    """Names of all profiles."""
-    return (DEFAULT_PROFILE.name, *_PROFILES)
+    """Names of the profiles that come with the package."""
+    return tuple(_built_in())
 
 
 def named_profile(name: str) -> Profile:
@@ -56,4 +68,28 @@ def named_profile(name: str) -> Profile:
     Raises:
         KeyError: there is none.
     """
-    return DEFAULT_PROFILE if name == DEFAULT_PROFILE.name else _PROFILES[name]
+    return _profile(name, _built_in()[name])
+
+
+def load_profile(name_or_path: str) -> Profile:
+    """The profile of that name, or else that of a TOML file, named after the file.
+
+    A threshold that the file leaves out is the default's.
+
+    Raises:
+        ProfileError: there is neither, or the file cannot be used.
+    """
+    if name_or_path in _built_in():
+        return named_profile(name_or_path)
+    path = Path(name_or_path)
+    try:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        # A path with a null character is a ValueError.
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ProfileError(f"there is no such name, and as a file: {reason}") from None
+    return _profile(path.stem, parse_profile(content))
+
+
+def _profile(name: str, file: ProfileFile) -> Profile:
+    return replace(DEFAULT_PROFILE, name=name).with_overrides(file.thresholds)

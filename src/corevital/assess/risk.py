@@ -1,42 +1,23 @@
-"""Heuristic risk: one score in [0, 1] with the factors that make it up.
-
-Factors, weights and order are the published CoreVital heuristic. It is additive and not
-calibrated: a score is no probability of failure.
-"""
+"""Risk: one number that says how likely it is that a generation failed."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
-from corevital.assess.flags import (
-    ATTENTION_COLLAPSE,
-    MID_LAYER_ANOMALY,
-    NAN_OR_INF,
-    REPETITION_LOOP,
-    HealthFlags,
-)
-from corevital.assess.observed import LogitSeries, Series, logit_series, mean
-from corevital.assess.signals import CompoundSignal
+from corevital.assess.calibration import RiskModel
+from corevital.assess.flags import HealthFlags
+from corevital.assess.heuristic_risk import HeuristicRisk, RiskFactor
+from corevital.assess.loops import Loop
+from corevital.assess.observed import logit_series, mean
 from corevital.record import GenerationRecord
 
-MODERATE_FROM = 0.3
-HIGH_FROM = 0.6
-CRITICAL_FROM = 0.85
-
-ELEVATED_ENTROPY = "elevated_entropy"
-ENTROPY_RISING = "entropy_rising"
-LOW_CONFIDENCE_MARGIN = "low_confidence_margin"
-LOW_TOP_K_MASS = "low_topk_mass"
-ELEVATED_SURPRISAL = "elevated_surprisal"
-COMPOUND_PREFIX = "compound:"
-
-REPETITION_LOOP_RISK = 0.9
-MID_LAYER_ANOMALY_RISK = 0.7
-MIN_RISING_STEPS = 6
-RISING_RATIO = 1.3
+NAN_EVIDENCE: Final = 1.0
+REPETITION_EVIDENCE: Final = 0.9
+DOUBTFUL_BITS: Final = 2.0
+"""Mean surprisal per token at which the default score is 0.5."""
 
 
 class RiskLevel(StrEnum):
@@ -48,95 +29,88 @@ class RiskLevel(StrEnum):
     CRITICAL = "critical"
 
 
-@dataclass(frozen=True, slots=True)
-class RiskFactor:
-    """A named part of the risk; ``contribution`` is what it adds to the factors before it."""
+class RiskSource(StrEnum):
+    """Where the score comes from: labelled runs of the model, or a rule for all models."""
 
-    name: str
-    contribution: float
+    CALIBRATED = "calibrated"
+    UNCALIBRATED = "uncalibrated"
+
+
+@dataclass(frozen=True, slots=True)
+class RiskLevels:
+    """The scores from which on a risk has each level; below ``moderate`` it is low."""
+
+    moderate: float = 0.3
+    high: float = 0.6
+    critical: float = 0.85
+
+    def of(self, score: float) -> RiskLevel:
+        """The level of a ``score`` in [0, 1]."""
+        if score >= self.critical:
+            return RiskLevel.CRITICAL
+        if score >= self.high:
+            return RiskLevel.HIGH
+        if score >= self.moderate:
+            return RiskLevel.MODERATE
+        return RiskLevel.LOW
+
+
+USUAL_LEVELS: Final = RiskLevels()
 
 
 @dataclass(frozen=True, slots=True)
 class Risk:
-    """``score`` in [0, 1]: the sum of the factors' contributions, at most 1."""
+    """``score`` in [0, 1] with its ``level`` and ``source``, beside the published heuristic.
+
+    A calibrated score is a probability of failure, learned by ``calibration``; any other one only
+    ranks. ``heuristic`` in [0, 1] and its ``factors`` are those of
+    `corevital.assess.heuristic_risk`.
+    """
 
     score: float
     level: RiskLevel
+    source: RiskSource
+    heuristic: float
     factors: tuple[RiskFactor, ...]
+    calibration: str | None = None
 
 
-def risk_level(score: float) -> RiskLevel:
-    """The level of a ``score`` in [0, 1]; each threshold belongs to the level above it."""
-    if score >= CRITICAL_FROM:
-        return RiskLevel.CRITICAL
-    if score >= HIGH_FROM:
-        return RiskLevel.HIGH
-    if score >= MODERATE_FROM:
-        return RiskLevel.MODERATE
-    return RiskLevel.LOW
-
-
-def heuristic_risk(
-    record: GenerationRecord, flags: HealthFlags, signals: tuple[CompoundSignal, ...]
+def risk(
+    record: GenerationRecord,
+    flags: HealthFlags,
+    loops: Sequence[Loop],
+    heuristic: HeuristicRisk,
+    model: RiskModel | None,
+    levels: RiskLevels,
 ) -> Risk:
-    """Risk of the generation from its logits, health flags and compound signals.
+    """The risk of a generation: by ``model`` if it can score the record, else by default.
 
-    NaN or Inf decides alone. Otherwise the worst flag is the base, to which distribution
-    statistics and compound signals add. What was not observed adds nothing.
+    What proves a failure is added to either as if it were independent of it: neither labelled
+    answers nor how sure a model was of its tokens need to know of NaN or endless repetition.
     """
-    factors = tuple(_factors(logit_series(record.logits), flags, signals))
-    score = min(1.0, sum(factor.contribution for factor in factors))
-    return Risk(score, risk_level(score), factors)
+    doubt = None if model is None or flags.nan_or_inf else model.probability(record)
+    if model is None or doubt is None:
+        doubt, source, calibration = default_score(record), RiskSource.UNCALIBRATED, None
+    else:
+        source, calibration = RiskSource.CALIBRATED, model.id
+    score = 1.0 - (1.0 - doubt) * (1.0 - _evidence(flags, loops))
+    return Risk(score, levels.of(score), source, heuristic.score, heuristic.factors, calibration)
 
 
-def _factors(
-    logits: LogitSeries, flags: HealthFlags, signals: tuple[CompoundSignal, ...]
-) -> Iterator[RiskFactor]:
-    if flags.nan_or_inf:
-        yield RiskFactor(NAN_OR_INF, 1.0)
-        return
-    yield from _flag_factors(flags)
-    yield from _distribution_factors(logits)
-    for signal in signals:
-        yield RiskFactor(COMPOUND_PREFIX + signal.name, signal.severity)
+def default_score(record: GenerationRecord) -> float:
+    """A score in [0, 1) for every model: 1 - 2^(-s / 2), s the mean surprisal of a token in bits.
 
-
-def _flag_factors(flags: HealthFlags) -> Iterator[RiskFactor]:
-    """Flags do not add up: each contributes only what it exceeds the ones before it by."""
-    base = 0.0
-    for name, raised, severity in (
-        (REPETITION_LOOP, flags.repetition_loop, REPETITION_LOOP_RISK),
-        (MID_LAYER_ANOMALY, flags.mid_layer_anomaly, MID_LAYER_ANOMALY_RISK),
-        (ATTENTION_COLLAPSE, flags.attention_collapse, flags.attention_collapse_severity),
-    ):
-        if raised:
-            yield RiskFactor(name, max(0.0, severity - base))
-            base = max(base, severity)
-
-
-def _distribution_factors(logits: LogitSeries) -> Iterator[RiskFactor]:
-    """Weight x badness in [0, 1] of each statistic, where it exceeds a floor."""
-    for name, weight, badness, floor in (
-        (ELEVATED_ENTROPY, 0.3, mean(logits.entropy) / 8.0, 0.05),
-        (ENTROPY_RISING, 0.2, _relative_rise(logits.entropy) / 2.0, 0.0),
-        (LOW_CONFIDENCE_MARGIN, 0.2, 1.0 - 5.0 * mean(logits.margin), 0.05),
-        (LOW_TOP_K_MASS, 0.15, 1.0 - mean(logits.top_k_mass), 0.03),
-        (ELEVATED_SURPRISAL, 0.1, mean(logits.surprisal), 0.02),
-    ):
-        contribution = weight * _unit(badness)
-        if contribution > floor:
-            yield RiskFactor(name, contribution)
-
-
-def _relative_rise(entropy: Series) -> float:
-    """Relative rise of the last third's mean over the first third's; 0.0 where it is no trend."""
-    if entropy.size < MIN_RISING_STEPS:
+    Length-normalised likelihood (Malinin and Gales 2021, arXiv:2002.07650) as a score: 0 for a text
+    that was certain, 0.5 at `DOUBTFUL_BITS` a token. 0 when nothing is known of the logits.
+    """
+    surprisal = logit_series(record.logits).surprisal
+    if not surprisal.size:
         return 0.0
-    third = entropy.size // 3
-    first, last = mean(entropy[:third]), mean(entropy[-third:])
-    return last / first - 1.0 if last > RISING_RATIO * first > 0.0 else 0.0
+    bits = min(max(mean(surprisal), 0.0), 1000.0)
+    return float(1.0 - 2.0 ** (-bits / DOUBTFUL_BITS))
 
 
-def _unit(value: float) -> float:
-    """``value`` limited to [0, 1]; 0.0 for NaN, the mean of nothing."""
-    return 0.0 if math.isnan(value) else min(1.0, max(0.0, value))
+def _evidence(flags: HealthFlags, loops: Sequence[Loop]) -> float:
+    if flags.nan_or_inf:
+        return NAN_EVIDENCE
+    return REPETITION_EVIDENCE if loops or flags.repetition_loop else 0.0

@@ -9,27 +9,36 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
+from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import MOST_STEPS, Chunk, steps_together
 from corevital.capture.masks import LOWEST, additive_mask
+from corevital.capture.previous_token import newest_token_weight, places_within
 
 LN2: Final = math.log(2.0)
 _TINY: Final = torch.finfo(torch.float32).tiny
 COLLAPSED_BELOW: Final = 0.03
 FOCUSED_ABOVE: Final = 0.9
+# Products of float16 queries and keys can exceed that type before they are scaled. A power of 2
+# takes them out of reach, and out again, without rounding.
+_FLOAT16_HEADROOM: Final = 2.0**8
 
 
 def grouped_scores(query: Tensor, key: Tensor) -> Tensor:
-    """Unscaled attention scores ``q . K^T``, with grouped-query heads.
+    """Attention scores ``q . K^T``, with grouped-query heads, for ``ScoreOptions.apply`` to scale.
 
     Args:
         query: ``[B, H, Q, D]``, after rotary embedding.
         key: ``[B, Hkv, K, D]``; Hkv divides H.
 
     Returns:
-        ``[B, H, Q, K]`` in the query's type.
+        ``[B, H, Q, K]`` in the key's type, which under autocast may not be the query's; a part of
+        the scores where that is float16.
     """
     batch, heads, queries, width = query.shape
     key_heads = key.shape[1]
+    query = query.to(key.dtype)
+    if key.dtype == torch.float16:
+        query = query / _FLOAT16_HEADROOM
     rows = query.reshape(batch * key_heads, heads // key_heads * queries, width)
     scores = torch.bmm(rows, key.reshape(batch * key_heads, -1, width).mT)
     return scores.view(batch, heads, queries, -1)
@@ -73,8 +82,14 @@ class ScoreOptions:
         return cls(get("scaling"), get("softcap"), get("sliding_window"), get("s_aux") is not None)
 
     def apply(self, scores: Tensor, width: int) -> Tensor:
-        """Scale and cap float32 scores in place; ``width`` is that of a head."""
-        scores.mul_(width**-0.5 if self.scaling is None else self.scaling)
+        """Scale and cap what ``grouped_scores`` gave, in float32; ``width`` is that of a head.
+
+        Scores in float32 are overwritten.
+        """
+        scaling = width**-0.5 if self.scaling is None else self.scaling
+        if scores.dtype == torch.float16:
+            scaling *= _FLOAT16_HEADROOM
+        scores = scores.float().mul_(scaling)
         if self.softcap is not None:
             scores.div_(self.softcap).tanh_().mul_(self.softcap)
         return scores
@@ -106,8 +121,8 @@ def head_statistics(entropy: Tensor, normalized: Tensor, concentration: Tensor) 
     )
 
 
-def score_statistics(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest weight and entropy (nats) of ``softmax(scores)`` over the last dimension.
+def score_statistics(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``softmax(scores)`` over the last dimension, its largest weight and its entropy (nats).
 
     With the largest score at 0, the largest weight is exp(-log normalizer), so the entropy
     ``log normalizer - sum(p * score)`` needs no logarithm of every weight. ``scores`` are
@@ -116,7 +131,8 @@ def score_statistics(scores: Tensor) -> tuple[Tensor, Tensor]:
     scores.sub_(scores.amax(-1, keepdim=True))
     weights = torch.softmax(scores, dim=-1)
     concentration = weights.amax(-1)
-    return concentration, -torch.log(concentration) - torch.linalg.vecdot(weights, scores)
+    entropy = -torch.log(concentration) - torch.linalg.vecdot(weights, scores)
+    return weights, concentration, entropy
 
 
 def weight_statistics(weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,17 +179,21 @@ class AttentionReducer:
 
     Attributes:
         chunks: what has been reduced.
+        previous_token: each head's weight on the previous token at the layer positions
+            ``weight_layers``: chunks whose statistics are the heads.
         heads: number of heads of every layer position seen.
     """
 
-    def __init__(self, most_steps: int = MOST_STEPS) -> None:
+    def __init__(self, most_steps: int = MOST_STEPS, weight_layers: range = range(0)) -> None:
         self._most_steps = most_steps
+        self._weight_layers = weight_layers
         self._rows: list[_Row] = []
         self._options: dict[int, ScoreOptions] = {}
         self._keys: dict[int, Tensor] = {}
         self._blocks: dict[tuple[int, ...], _Block] = {}
         self._append_only = False
         self.chunks: list[Chunk] = []
+        self.previous_token: list[Chunk] = []
         self.heads: dict[int, int] = {}
 
     def begin_step(self, *, append_only: bool) -> None:
@@ -209,7 +229,7 @@ class AttentionReducer:
             positions = tuple(layers.positions)
             block = self._blocks.get(positions)
             if block is not None and not block.continues_with(layers):
-                self.chunks.append(block.reduce(self._keys))
+                self._reduce(block)
                 block = None
             if block is None:
                 block = self._blocks[positions] = _Block(layers, self._most_steps)
@@ -268,8 +288,18 @@ class AttentionReducer:
 
     def reduce(self) -> None:
         """Reduce all pending steps to chunks."""
-        self.chunks += [block.reduce(self._keys) for block in self._blocks.values()]
+        for block in self._blocks.values():
+            self._reduce(block)
         self._blocks.clear()
+
+    @unaffected_by_autocast
+    def _reduce(self, block: _Block) -> None:
+        chunk, weights, mask = block.reduce(self._keys)
+        self.chunks.append(chunk)
+        places = places_within(chunk.positions, self._weight_layers)
+        if places.stop > 0:
+            own = newest_token_weight(weights[places], mask, last_is_newest=self._append_only)
+            self.previous_token.append(Chunk(chunk.steps, chunk.positions[places], own))
 
 
 class _Block:
@@ -298,24 +328,27 @@ class _Block:
         self._steps.append(step)
         self._layers.append(layers)
 
-    def reduce(self, keys: dict[int, Tensor]) -> Chunk:
-        """Reduce the steps added to statistics over heads; ``keys`` by layer position."""
+    def reduce(self, keys: dict[int, Tensor]) -> tuple[Chunk, Tensor, Tensor | None]:
+        """Reduce the steps added to statistics over heads; ``keys`` by layer position.
+
+        Returns the weights ``[l, B, H, n, K]`` and their mask besides.
+        """
         last = self._layers[-1]
         if not last.needs_scores:
-            rows = self._padded_weights()
-            mask = self._mask(rows)
-            concentration, entropy = weight_statistics(rows)
+            weights = self._padded_weights()
+            mask = self._mask(weights)
+            concentration, entropy = weight_statistics(weights)
         else:
             rows = self._scores(keys)
             mask = self._mask(rows)
             if mask is not None:
                 rows.add_(mask).clamp_(min=LOWEST)
-            concentration, entropy = _with_sinks(rows, last.sinks)
+            weights, concentration, entropy = _with_sinks(rows, last.sinks)
         entropy = entropy.clamp(min=0.0)
         normalized = entropy / _log_visible(mask, last.key_count)
         per_head = (entropy, normalized.clamp(max=1.0), concentration)
         statistics = head_statistics(*(values.permute(3, 0, 1, 2) for values in per_head))
-        return Chunk(tuple(self._steps), tuple(last.positions), statistics)
+        return Chunk(tuple(self._steps), tuple(last.positions), statistics), weights, mask
 
     def _scores(self, keys: dict[int, Tensor]) -> Tensor:
         """Scaled and capped scores of all layers and steps, ``[l, B, H, n, K]``."""
@@ -327,7 +360,7 @@ class _Block:
             query = queries[0] if len(queries) == 1 else torch.cat(queries, dim=2)
             key = keys[position][:, :, : last.key_count]
             scores.append(grouped_scores(query, key).to(device, non_blocking=True))
-        return last.options.apply(torch.stack(scores).float(), last.shape[3])
+        return last.options.apply(torch.stack(scores), last.shape[3])
 
     def _padded_weights(self) -> Tensor:
         """Weights of all layers and steps, ``[l, B, H, n, K]``, 0 beyond a step's last key."""
@@ -335,7 +368,7 @@ class _Block:
         device = last.rows[-1].device
         batch, heads = last.shape[:2]
         shape = (len(last.rows), batch, heads, len(self._layers), last.key_count)
-        rows = torch.zeros(shape, device=device)
+        rows = torch.zeros(shape, dtype=torch.float32, device=device)
         for at, layers in enumerate(self._layers):
             on_device = [row.to(device, non_blocking=True) for row in layers.rows]
             rows[..., at, : layers.key_count] = torch.stack(on_device).squeeze(-2)
@@ -347,7 +380,8 @@ class _Block:
         if len(masks) == 1:
             return masks[0]
         keys = self._layers[-1].key_count
-        causal = torch.full((len(masks), keys), LOWEST, device=rows.device)
+        shape = (len(masks), keys)
+        causal = torch.full(shape, LOWEST, dtype=torch.float32, device=rows.device)
         causal.triu_(keys - len(masks) + 1)
         if all(mask is None for mask in masks):
             return causal
@@ -366,13 +400,14 @@ def _broadcast(masks: list[Tensor]) -> tuple[int, int]:
     return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
 
 
-def _with_sinks(scores: Tensor, sinks: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Statistics of the softmax over keys; a sink takes its part of it but is no key."""
+def _with_sinks(scores: Tensor, sinks: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The softmax over keys and its statistics; a sink takes its part of it but is no key."""
     if not sinks:
         return score_statistics(scores)
     column = torch.stack(sinks).float()[:, None, :, None, None].expand(*scores.shape[:-1], 1)
     weights = torch.softmax(torch.cat((scores, column.to(scores.device)), dim=-1), dim=-1)
-    return weight_statistics(weights[..., :-1])
+    weights = weights[..., :-1]
+    return weights, *weight_statistics(weights)
 
 
 def _log_visible(mask: Tensor | None, keys: int) -> Tensor | float:

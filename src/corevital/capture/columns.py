@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import Chunk
 from corevital.capture.hidden import HiddenReducer
 from corevital.capture.prefill import Prefill
@@ -21,6 +22,7 @@ from corevital.record import (
     AttentionColumns,
     HiddenColumns,
     LogitColumns,
+    PreviousTokenWeight,
     PromptColumns,
     SparseAttention,
 )
@@ -45,16 +47,20 @@ class RunColumns:
     """The columns of all sequences of a run, on the host.
 
     Arrays carry the batch as their last axis: ``logits`` ``[4, S, B]``, ``last_layer_cosine``
-    ``[S, B]``; ``token_ids`` is ``[B, S]`` and ``prompt_tokens`` ``[B]``.
+    ``[S, B]``; but ``lag_cosine`` is ``[S, B, LAGS]``, ``token_ids`` ``[B, S]`` and
+    ``prompt_tokens`` ``[B]``. ``prompt_ids`` has ``[P]`` for each sequence, without padding.
     """
 
     token_ids: NDArray[np.int64]
     prompt_tokens: NDArray[np.int64]
+    prompt_ids: tuple[NDArray[np.int64], ...]
     logits: NDArray[np.float32] | None
     hidden: LayerColumns | None
     last_layer_cosine: NDArray[np.float32] | None
+    lag_cosine: NDArray[np.float16] | None
     attention: LayerColumns | None
     attention_heads: NDArray[np.int64]
+    previous_token: LayerColumns | None
     prompt: tuple[PromptColumns, ...]
 
     def logit_columns(self, row: int, steps: int) -> LogitColumns | None:
@@ -78,6 +84,7 @@ class RunColumns:
             clip_fraction,
             non_finite=statistics[5] > 0,
             last_layer_cosine=self.last_layer_cosine[:steps, row],
+            lag_cosine=None if self.lag_cosine is None else self.lag_cosine[:steps, row],
         )
 
     def attention_columns(self, row: int, steps: int) -> AttentionColumns | None:
@@ -98,9 +105,18 @@ class RunColumns:
             collapsed_heads=np.nan_to_num(statistics[6]).astype(np.int64),
             focused_heads=np.nan_to_num(statistics[7]).astype(np.int64),
             non_finite=self.attention.observed[:steps] & np.isnan(statistics[0]),
+            previous_token_weight=self._previous_token_weight(row, steps),
         )
 
+    def _previous_token_weight(self, row: int, steps: int) -> PreviousTokenWeight | None:
+        if self.previous_token is None:
+            return None
+        by_head = self.previous_token.values[:, :steps, :, row]
+        values = np.ascontiguousarray(by_head.transpose(1, 2, 0))
+        return PreviousTokenWeight(self.previous_token.layers, values)
 
+
+@unaffected_by_autocast
 def collect(run: GenerationRun) -> RunColumns | None:
     """Bring a finished run's results to the host; ``None`` when no token was accepted."""
     if run.input_ids is None or run.steps == 0:
@@ -111,35 +127,52 @@ def collect(run: GenerationRun) -> RunColumns | None:
     logits = run.logits.result()
     hidden = _scatter(run.hidden.chunks, run.steps)
     attention = _scatter(run.attention.chunks, run.steps)
+    lag_cosine = _cosines(run.hidden, run.hidden.lag_cosines, run.steps)
     return RunColumns(
         token_ids=token_ids[:, prompt_length:],
         prompt_tokens=_prompt_tokens(run, rows, prompt_length),
+        prompt_ids=_prompt_ids(run, token_ids[:, :prompt_length]),
         logits=None if logits is None else to_host(logits)[:, : run.steps],
         hidden=hidden,
-        last_layer_cosine=_cosines(run.hidden, run.steps),
+        last_layer_cosine=_cosines(run.hidden, run.hidden.last_layer_cosines, run.steps),
+        lag_cosine=None if lag_cosine is None else lag_cosine.astype(np.float16),
         attention=attention,
         attention_heads=np.asarray(
             [run.attention.heads[int(layer)] for layer in attention.layers] if attention else [],
             dtype=np.int64,
         ),
+        previous_token=_scatter(run.attention.previous_token, run.steps),
         prompt=_prompt_columns(run, rows),
     )
 
 
 def _prompt_tokens(run: GenerationRun, rows: int, length: int) -> NDArray[np.int64]:
     """Prompt tokens of every sequence, padding not counted."""
-    if run.prompt_mask is None:
+    if run.prompt_mask is None or run.prompt_mask.shape[1] < length:
+        # The first forward pass may get only what a given cache does not have.
         return np.full(rows, length)
     counts: NDArray[np.int64] = run.prompt_mask.sum(-1).cpu().numpy()
     return counts
 
 
+def _prompt_ids(run: GenerationRun, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+    """Every sequence's prompt without padding."""
+    mask = None if run.prompt_mask is None else run.prompt_mask.bool().cpu().numpy()
+    if mask is None or mask.shape != ids.shape:
+        return tuple(ids)
+    return tuple(row[seen] for row, seen in zip(ids, mask, strict=True))
+
+
 def _scatter(chunks: Sequence[Chunk], steps: int) -> LayerColumns | None:
-    """Place chunks of some steps at some layers in arrays over all of them."""
+    """Place chunks of some steps at some layers in arrays over all of them.
+
+    Where layers have fewer statistics than others, for instance heads, the rest is NaN.
+    """
     if not chunks:
         return None
     layers = sorted({position for chunk in chunks for position in chunk.positions})
-    kinds, _, _, rows = chunks[0].statistics.shape
+    kinds = max(chunk.statistics.shape[0] for chunk in chunks)
+    rows = chunks[0].statistics.shape[3]
     values = np.full((kinds, steps, len(layers), rows), np.nan, dtype=np.float32)
     observed = np.zeros((steps, len(layers)), dtype=bool)
     for positions in {chunk.positions for chunk in chunks}:
@@ -148,16 +181,19 @@ def _scatter(chunks: Sequence[Chunk], steps: int) -> LayerColumns | None:
         at_steps = np.asarray([step for chunk in same for step in chunk.steps])
         arrived, at_steps = arrived[:, at_steps < steps], at_steps[at_steps < steps]
         at_layers = np.searchsorted(layers, positions)
-        values[:, at_steps[:, None], at_layers] = arrived
+        values[: len(arrived), at_steps[:, None], at_layers] = arrived
         observed[at_steps[:, None], at_layers] = True
     return LayerColumns(np.asarray(layers, dtype=np.int64), values, observed)
 
 
-def _cosines(hidden: HiddenReducer, steps: int) -> NDArray[np.float32] | None:
-    if not hidden.chunks:
+def _cosines(
+    hidden: HiddenReducer, chunks: Sequence[Tensor], steps: int
+) -> NDArray[np.float32] | None:
+    """The cosines of all chunks over all steps, ``[S, ...]``."""
+    if not chunks:
         return None
-    arrived = to_host(torch.cat(hidden.last_layer_cosines))
-    cosines = np.full((steps, arrived.shape[1]), np.nan, dtype=np.float32)
+    arrived = to_host(torch.cat(list(chunks)))
+    cosines = np.full((steps, *arrived.shape[1:]), np.nan, dtype=np.float32)
     at_steps = np.asarray([step for chunk in hidden.chunks for step in chunk.steps])
     cosines[at_steps[at_steps < steps]] = arrived[at_steps < steps]
     return cosines

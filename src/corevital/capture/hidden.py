@@ -7,7 +7,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import MOST_STEPS, Chunk, steps_together
+from corevital.capture.lags import LagCosines
 
 CLAMP: Final = 1e6
 
@@ -57,6 +59,7 @@ class HiddenReducer:
         chunks: what has been reduced.
         last_layer_cosines: ``[n, B]`` for every chunk: cosine of the last layer's state to that of
             the step before, NaN where there is none.
+        lag_cosines: ``[n, B, LAGS]`` for every chunk: the same to each of the steps before.
     """
 
     def __init__(self, most_steps: int = MOST_STEPS) -> None:
@@ -69,6 +72,8 @@ class HiddenReducer:
         self._previous_last: Tensor | None = None
         self.chunks: list[Chunk] = []
         self.last_layer_cosines: list[Tensor] = []
+        self._lags = LagCosines()
+        self.lag_cosines: list[Tensor] = []
 
     def add(self, step: int, states: dict[int, Tensor]) -> None:
         """Add one step: ``states`` maps layer position to ``[B, 1, D]``, in layer order."""
@@ -84,6 +89,7 @@ class HiddenReducer:
         if len(self._steps) == self._steps_together:
             self.reduce()
 
+    @unaffected_by_autocast
     def reduce(self) -> None:
         """Reduce the pending steps to a chunk."""
         if not self._steps:
@@ -97,8 +103,12 @@ class HiddenReducer:
         previous = self._previous_last
         if previous is None:
             previous = torch.full_like(last[:1], torch.nan)
-        self.last_layer_cosines.append(cosine(last, torch.cat((previous, last[:-1]))))
-        self.chunks.append(Chunk(tuple(self._steps), self._positions, hidden_statistics(states)))
+        consecutive = cosine(last, torch.cat((previous, last[:-1])))
+        statistics = hidden_statistics(states)
+        lags = self._lags.of(last)
+        self.chunks.append(Chunk(tuple(self._steps), self._positions, statistics))
+        self.last_layer_cosines.append(consecutive)
+        self.lag_cosines.append(lags)
         self._previous_last = last[-1:].clone()
         self._steps.clear()
         self._states.clear()

@@ -84,8 +84,13 @@ def _layers_by_count(decoder: nn.Module) -> tuple[nn.Module, ...]:
 
 def number_of_layers(model: nn.Module) -> int | None:
     """``num_hidden_layers`` of the (text) configuration, ``None`` when it has none."""
+    return decoder_size(model, "num_hidden_layers")
+
+
+def decoder_size(model: nn.Module, name: str) -> int | None:
+    """A whole number of the (text) configuration, ``None`` when it has none of that name."""
     config = getattr(model, "config", None)
     if hasattr(config, "get_text_config"):
         config = cast("Any", config).get_text_config(decoder=True)
-    count = getattr(config, "num_hidden_layers", None)
-    return count if isinstance(count, int) else None
+    size = getattr(config, name, None)
+    return size if isinstance(size, int) else None

@@ -8,6 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import MOST_STEPS, steps_together
 
 LN2: Final = math.log(2.0)
@@ -100,6 +101,7 @@ class LogitsReducer:
         # A copy where a view would keep the logits of a whole prompt alive.
         self._logits.append(logits[:, 0] if logits.shape[1] == 1 else logits[:, -1].clone())
 
+    @unaffected_by_autocast
     def reduce(self, token_ids: Tensor) -> None:
         """Reduce the pending steps; ``token_ids`` ``[n, B]`` are the tokens chosen at them.
 

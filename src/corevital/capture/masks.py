@@ -49,6 +49,27 @@ def additive_mask(
     return None if visible is None else _additive(visible)
 
 
+def padding_mask(mask: Any) -> Tensor | None:
+    """Which tokens of a prompt are no padding, by what the model's first forward pass got.
+
+    Args:
+        mask: ``None``, padding ``[B, P]``, boolean or additive ``[B, H, P, K]``, or such masks by
+            the kind of layer.
+
+    Returns:
+        ``[B, P]``, 1 or True for a token; ``None`` when that cannot be told or nothing is masked.
+    """
+    if isinstance(mask, dict):
+        mask = next(iter(mask.values()), None)
+    if not isinstance(mask, Tensor) or mask.dim() == 2:
+        return mask if isinstance(mask, Tensor) else None
+    if mask.dim() != 4:
+        return None
+    # Whatever else it may see, a token sees itself, and nothing sees padding.
+    itself = mask[:, 0].diagonal(dim1=-2, dim2=-1)
+    return itself if mask.dtype == torch.bool else itself == 0
+
+
 def _causally_visible(
     rows: tuple[int, int],
     queries: int,

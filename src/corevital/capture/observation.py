@@ -19,8 +19,9 @@ from corevital.capture.criterion import with_observer
 from corevital.capture.decoding import GenerateCall, unobservable_decoding
 from corevital.capture.eager_functions import observe_eager_functions
 from corevital.capture.hooks import hooked
-from corevital.capture.layers import find_decoder_layers, number_of_layers
+from corevital.capture.layers import decoder_size, find_decoder_layers, number_of_layers
 from corevital.capture.plan import CapturePlan
+from corevital.capture.prompt_hash import prompt_hash
 from corevital.capture.run import GenerationRun
 from corevital.record import (
     Captured,
@@ -61,7 +62,14 @@ def describe_model(model: nn.Module) -> ModelDescription:
     family = getattr(config, "model_type", None) or "unknown"
     if name and os.path.isdir(name):
         name = os.path.basename(os.path.normpath(name))
-    return ModelDescription(name or architecture, family, architecture, number_of_layers(model))
+    return ModelDescription(
+        name or architecture,
+        family,
+        architecture,
+        number_of_layers(model),
+        decoder_size(model, "hidden_size"),
+        decoder_size(model, "vocab_size"),
+    )
 
 
 class Observation:
@@ -164,6 +172,7 @@ class Observation:
             attention=columns.attention_columns(row, steps),
             prompt=columns.prompt[row],
             finish_reason="stop" if stopped else self._length_reason(steps),
+            prompt_hash=prompt_hash(model.name, columns.prompt_ids[row]),
         )
 
     def _length_reason(self, steps: int) -> str:

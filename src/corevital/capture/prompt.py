@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from corevital.capture.attention import AttentionCall, ScoreOptions, grouped_scores
+from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import BUFFER_BYTES
 from corevital.capture.hidden import cosine
 from corevital.capture.logits import LN2
@@ -95,6 +96,7 @@ class PromptAttention:
         if (len(self._waiting) + 1) * 4 * batch * heads * length**2 > CHUNK_BYTES:
             self.reduce()
 
+    @unaffected_by_autocast
     def reduce(self) -> None:
         """Reduce the layers that wait."""
         layers, self._waiting = self._waiting, []
@@ -102,8 +104,9 @@ class PromptAttention:
             return
         batch, heads, length, _ = layers[0].call.query.shape
         queries = max(1, min(length, CHUNK_BYTES // (4 * len(layers) * batch * heads * length)))
-        columns = torch.zeros(len(layers), batch, heads, length, device=self._valid.device)
-        total = torch.zeros(columns.shape[:-1], dtype=torch.long, device=self._valid.device)
+        device, shape = self._valid.device, (len(layers), batch, heads)
+        columns = torch.zeros(*shape, length, dtype=torch.float32, device=device)
+        total = torch.zeros(shape, dtype=torch.long, device=device)
         newest: Tensor | None = None
         for stop in range(length, 0, -queries):
             start = max(stop - queries, 0)
@@ -173,7 +176,7 @@ def _weights(layers: list[_LayerAttention], start: int, stop: int) -> Tensor:
             for layer in layers
         ]
     )
-    scores = first.options.apply(scores.float(), width)
+    scores = first.options.apply(scores, width)
     window = first.options.sliding_window
     mask = additive_mask(first.call.mask, (start, stop), length, keys, window, device)
     if mask is not None:
@@ -205,6 +208,7 @@ class LayerTransformation:
         if len(self._waiting) * 4 * after.numel() >= CHUNK_BYTES:
             self.reduce()
 
+    @unaffected_by_autocast
     def reduce(self) -> None:
         """Reduce the layers that wait; keep the last output for the next layer."""
         waiting, self._waiting = self._waiting, []

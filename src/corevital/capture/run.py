@@ -18,8 +18,10 @@ from corevital.capture.failure import is_own_failure
 from corevital.capture.hidden import HiddenReducer
 from corevital.capture.layers import DecoderLayers
 from corevital.capture.logits import LogitsReducer
+from corevital.capture.masks import padding_mask
 from corevital.capture.plan import CapturePlan
 from corevital.capture.prefill import Prefill
+from corevital.capture.previous_token import middle_layers
 from corevital.capture.transfer import PendingCopy
 from corevital.record import CaptureMode, LogitColumns
 
@@ -59,7 +61,9 @@ class GenerationRun:
         most_steps = _ON_RISK_STEPS if plan.mode is CaptureMode.ON_RISK else MOST_STEPS
         self.logits = LogitsReducer(plan.top_k, most_steps)
         self.hidden = HiddenReducer(most_steps)
-        self.attention = AttentionReducer(most_steps)
+        # Of use only where every step has them.
+        weighed = layers.layers if layers is not None and plan.mode is CaptureMode.FULL else ()
+        self.attention = AttentionReducer(most_steps, middle_layers(len(weighed)))
         self.prefill: Prefill | None = None
         self._reading_prompt: Prefill | None = None
         self.prompt_mask: Tensor | None = None
@@ -94,8 +98,7 @@ class GenerationRun:
         append_only = only_appends(kwargs.get("past_key_values"))
         self._observed("attention", lambda: self.attention.begin_step(append_only=append_only))
         if self.steps == 0:
-            mask = kwargs.get("attention_mask")
-            self.prompt_mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+            self.prompt_mask = padding_mask(kwargs.get("attention_mask"))
             self._observed("prompt", self._begin_prefill, args, kwargs)
 
     def _begin_prefill(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

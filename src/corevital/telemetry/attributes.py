@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 
 from corevital import semconv
 from corevital.assess.assessment import Assessment
+from corevital.assess.fingerprint import VERSION as FINGERPRINT_VERSION
+from corevital.assess.loops import Loop, longest_loop
+from corevital.assess.narrative import narrative
+from corevital.assess.uncertainty import Uncertainty
 from corevital.record import (
     AttentionColumns,
     Captured,
@@ -20,8 +24,6 @@ from corevital.record import (
 
 Value = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
 
-RISK_SOURCE_HEURISTIC = "heuristic"
-
 
 def record_attributes(record: GenerationRecord) -> dict[str, Value]:
     """What was observed, in numbers."""
@@ -31,6 +33,13 @@ def record_attributes(record: GenerationRecord) -> dict[str, Value]:
 def assessment_attributes(assessment: Assessment) -> dict[str, Value]:
     """What the observations mean."""
     return dict(_finite(_assessment_attributes(assessment)))
+
+
+def narrative_attributes(
+    record: GenerationRecord, assessment: Assessment, token_texts: Sequence[str] | None
+) -> dict[str, Value]:
+    """The same in words; ``token_texts`` only where content may be sent."""
+    return {semconv.NARRATIVE: narrative(record, assessment, token_texts)}
 
 
 def capture_attributes(report: CaptureReport) -> dict[str, Value]:
@@ -56,6 +65,8 @@ def _availability(captured: Captured) -> str:
 def _record_attributes(record: GenerationRecord) -> Iterator[tuple[str, Value]]:
     yield from capture_attributes(record.capture).items()
     yield semconv.CAPTURE_STEPS, record.steps
+    if record.prompt_hash is not None:
+        yield semconv.PROMPT_HASH, record.prompt_hash
     if record.steps:
         first = (int(record.step_time_ns[0]) - record.start_time_ns) / 1e9
         yield semconv.TIME_TO_FIRST_TOKEN, first
@@ -102,8 +113,10 @@ def _prompt_attributes(prompt: PromptColumns) -> Iterator[tuple[str, Value]]:
 def _assessment_attributes(assessment: Assessment) -> Iterator[tuple[str, Value]]:
     risk = assessment.risk
     yield semconv.RISK_SCORE, risk.score
-    yield semconv.RISK_SOURCE, RISK_SOURCE_HEURISTIC
-    yield semconv.RISK_HEURISTIC, risk.score
+    yield semconv.RISK_SOURCE, risk.source.value
+    if risk.calibration is not None:
+        yield semconv.CALIBRATION_RISK, risk.calibration
+    yield semconv.RISK_HEURISTIC, risk.heuristic
     yield semconv.RISK_LEVEL, risk.level.value
     yield semconv.RISK_FACTORS, [factor.name for factor in risk.factors]
     yield semconv.RISK_CONTRIBUTIONS, [factor.contribution for factor in risk.factors]
@@ -114,16 +127,54 @@ def _assessment_attributes(assessment: Assessment) -> Iterator[tuple[str, Value]
     yield semconv.ATTENTION_COLLAPSE, flags.attention_collapse
     yield semconv.ATTENTION_COLLAPSE_SEVERITY, flags.attention_collapse_severity
     yield semconv.HIGH_ENTROPY_STEPS, flags.high_entropy_steps
+    yield from _repetition_attributes(assessment.loops)
+    yield from _uncertainty_attributes(assessment.uncertainty)
     signals = assessment.signals
     yield semconv.SIGNAL_NAMES, [signal.name for signal in signals]
     yield semconv.SIGNAL_SEVERITIES, [signal.severity for signal in signals]
     yield semconv.SIGNAL_EVIDENCE, [signal.evidence for signal in signals]
+    yield semconv.FINGERPRINT_VECTOR, list(assessment.fingerprint)
+    yield semconv.FINGERPRINT_VERSION, FINGERPRINT_VERSION
+    yield semconv.CONSISTENCY_VIOLATIONS, [str(broken) for broken in assessment.consistency]
     yield semconv.EARLY_WARNING_SCORE, assessment.early_warning.score
     yield semconv.EARLY_WARNING_SIGNALS, list(assessment.early_warning.signals)
     blame = assessment.blame
     yield semconv.BLAME_LAYERS, [layer.layer for layer in blame]
     yield semconv.BLAME_SEVERITIES, [layer.severity for layer in blame]
     yield semconv.BLAME_REASONS, ["; ".join(layer.reasons) for layer in blame]
+    yield from _calibration_attributes(assessment)
+
+
+def _repetition_attributes(loops: tuple[Loop, ...]) -> Iterator[tuple[str, Value]]:
+    loop = longest_loop(loops)
+    yield semconv.REPETITION_DETECTED, loop is not None
+    if loop is None:
+        return
+    yield semconv.REPETITION_ONSET, loop.onset_step
+    yield semconv.REPETITION_PERIOD, loop.period
+    yield semconv.REPETITION_REPEATS, loop.repeats
+    if loop.end_step is not None:
+        yield semconv.REPETITION_END, loop.end_step
+
+
+def _uncertainty_attributes(found: Uncertainty) -> Iterator[tuple[str, Value]]:
+    yield semconv.UNCERTAINTY_NLL, found.negative_log_likelihood
+    yield semconv.UNCERTAINTY_NLL_PER_TOKEN, found.negative_log_likelihood_per_token
+    yield semconv.UNCERTAINTY_ENTROPY_MEAN, found.mean_entropy
+    yield semconv.UNCERTAINTY_ENTROPY_MAX, found.max_entropy
+    yield semconv.UNCERTAINTY_MARGIN_MEAN, found.mean_margin
+    yield semconv.UNCERTAINTY_RAUQ, found.rauq
+
+
+def _calibration_attributes(assessment: Assessment) -> Iterator[tuple[str, Value]]:
+    if (divergence := assessment.divergence) is not None:
+        yield semconv.CALIBRATION_BASELINE, divergence.baseline
+        if divergence.score is not None:
+            yield semconv.BASELINE_DIVERGENCE, divergence.score
+        descriptions = [anomaly.description for anomaly in divergence.anomalies]
+        yield semconv.BASELINE_ANOMALIES, descriptions
+    if assessment.calibration_refused is not None:
+        yield semconv.CALIBRATION_REFUSED, assessment.calibration_refused
 
 
 def _finite(pairs: Iterator[tuple[str, Value]]) -> Iterator[tuple[str, Value]]:

@@ -30,6 +30,11 @@ _OUTPUT_TOKEN_SECONDS: Final = (
 )  # fmt: skip
 
 
+_FLAGS: Final = ("nan_or_inf", "repetition_loop", "mid_layer_anomaly", "attention_collapse")
+# A loop of any period; no flag of the published heuristics.
+_REPETITION: Final = "repetition"
+
+
 class GenerationMetrics:
     """All instruments, created once."""
 
@@ -103,13 +108,16 @@ class GenerationMetrics:
         self, assessment: Assessment, attributes: Attributes, context: Context
     ) -> None:
         """What the observations of one sequence mean."""
-        score = assessment.risk.score
-        self._histograms[semconv.METRIC_RISK].record(score, attributes, context)
+        risk = assessment.risk
+        source: Attributes = {semconv.RISK_SOURCE: risk.source.value}
+        self._histograms[semconv.METRIC_RISK].record(risk.score, attributes | source, context)
         flags = assessment.flags
-        for name in ("nan_or_inf", "repetition_loop", "mid_layer_anomaly", "attention_collapse"):
-            if getattr(flags, name):
-                flag: Attributes = {semconv.FLAG_NAME: name}
-                self._count(semconv.METRIC_FLAGS, 1, attributes | flag, context)
+        raised = [name for name in _FLAGS if getattr(flags, name)]
+        if assessment.loops:
+            raised.append(_REPETITION)
+        for name in raised:
+            flag: Attributes = {semconv.FLAG_NAME: name}
+            self._count(semconv.METRIC_FLAGS, 1, attributes | flag, context)
         for signal in assessment.signals:
             signal_name: Attributes = {semconv.SIGNAL_NAME: signal.name}
             self._count(semconv.METRIC_SIGNALS, 1, attributes | signal_name, context)

@@ -21,6 +21,7 @@ from corevital.telemetry.attributes import (
     Value,
     assessment_attributes,
     capture_attributes,
+    narrative_attributes,
     record_attributes,
 )
 from corevital.telemetry.events import TimedEvent, layers_event, prompt_event, step_events
@@ -51,8 +52,10 @@ class CoreVitalSpanProcessor(SpanProcessor):
 
         Raises:
             SettingsError: a setting in the environment is not accepted.
+            CalibrationError: a calibration file in ``settings`` cannot be used.
         """
         self._settings = settings if settings is not None else load_settings()
+        self._calibrations = self._settings.calibrations
         self._logger_provider = logger_provider
         self._content = get_content_capturing_mode()
         self._retired = False
@@ -87,13 +90,22 @@ class CoreVitalSpanProcessor(SpanProcessor):
             span.set_attributes(capture_attributes(record.capture))
             return None
         profile = self._settings.profile_of(record.model.family)
-        assessment = assess(record, profile)
-        span.set_attributes(record_attributes(record) | assessment_attributes(assessment))
-        self._write_events(span, delivery, profile.high_entropy_bits)
+        calibration = self._calibrations.for_model(record.model)
+        assessment = assess(record, profile, calibration, self._settings.risk_levels)
+        shown = delivery if self._content in _ON_SPANS else without_texts(delivery)
+        span.set_attributes(
+            record_attributes(record)
+            | assessment_attributes(assessment)
+            | narrative_attributes(record, assessment, shown.token_texts)
+        )
+        onsets = [loop.onset_step for loop in assessment.loops]
+        self._write_events(span, delivery, profile.high_entropy_bits, onsets)
         self._logger().emit(_evaluation(span, record, assessment))
         return assessment
 
-    def _write_events(self, span: Span, delivery: Delivery, high_entropy_bits: float) -> None:
+    def _write_events(
+        self, span: Span, delivery: Delivery, high_entropy_bits: float, onsets: list[int]
+    ) -> None:
         record = delivery.record
         where = self._settings.step_events
         if where is StepEvents.NONE:
@@ -101,7 +113,7 @@ class CoreVitalSpanProcessor(SpanProcessor):
             return
         on_span = where in (StepEvents.SPAN, StepEvents.BOTH)
         limit = max(_event_limit(span) - _OTHER_SPAN_EVENTS, 0) if on_span else record.steps
-        chosen = select_steps(record, high_entropy_bits, limit)
+        chosen = select_steps(record, high_entropy_bits, limit, onsets)
         in_log = where in (StepEvents.LOG, StepEvents.BOTH)
         omitted = 0 if in_log else record.steps - len(chosen)
         span.set_attribute(semconv.STEPS_WITHOUT_EVENT, omitted)
@@ -143,11 +155,12 @@ def _log_record(span: Span, event: TimedEvent) -> LogRecord:
 def _evaluation(span: Span, record: GenerationRecord, assessment: Assessment) -> LogRecord:
     """The standard GenAI event for the assessment of a model's output."""
     risk = assessment.risk
-    factors = ", ".join(f"{factor.name} {factor.contribution:.2f}" for factor in risk.factors)
+    factors = "".join(f", {factor.name} {factor.contribution:.2f}" for factor in risk.factors)
+    explanation = f"{risk.source.value}; published heuristic {risk.heuristic:.2f}{factors}"
     attributes: dict[str, Value] = {
         gen_ai_attributes.GEN_AI_EVALUATION_NAME: EVALUATION_NAME,
         gen_ai_attributes.GEN_AI_EVALUATION_SCORE_VALUE: risk.score,
         gen_ai_attributes.GEN_AI_EVALUATION_SCORE_LABEL: risk.level.value,
-        gen_ai_attributes.GEN_AI_EVALUATION_EXPLANATION: factors or "no risk factor found",
+        gen_ai_attributes.GEN_AI_EVALUATION_EXPLANATION: explanation,
     }
     return _log_record(span, TimedEvent(EVALUATION_EVENT, record.end_time_ns, attributes))
