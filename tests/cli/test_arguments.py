@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from corevital.cli.arguments import RunOptions, parse
+from corevital.cli.arguments import CalibrateOptions, RunOptions, parse
 from corevital.record import CaptureMode
 from corevital.version import __version__
 from tests.cli.conftest import Command, finished, process
@@ -27,6 +27,7 @@ def test_a_model_and_a_prompt_are_enough() -> None:
         capture=None,
         otlp_endpoint=None,
         trace_file="corevital-traces.jsonl",
+        calibration=None,
         json=False,
         svg=None,
         debug=False,
@@ -40,17 +41,40 @@ def test_everything_can_be_said() -> None:
             *("--max-new-tokens", "7", "--device", "cpu", "--temperature", "0.5"),
             *("--top-k", "40", "--top-p", "0.9", "--seed", "1", "--capture", "on_risk"),
             *("--otlp-endpoint", "http://collector:4317", "--trace-file", "t.jsonl"),
+            *("--calibration", "a.json", "--calibration", "b.json"),
             *("--json", "--svg", "r.svg", "--debug"),
         ]
     )
+
+    assert isinstance(options, RunOptions)
 
     assert (options.max_new_tokens, options.device, options.seed) == (7, "cpu", 1)
     assert (options.temperature, options.top_k, options.top_p) == (0.5, 40, 0.9)
     assert options.capture is CaptureMode.ON_RISK
     assert options.otlp_endpoint == "http://collector:4317"
     assert (options.trace_file, options.svg) == ("t.jsonl", "r.svg")
+    assert options.calibration == ["a.json", "b.json"]
     assert options.json
     assert options.debug
+
+
+def test_a_model_prompts_and_an_output_are_enough_to_calibrate() -> None:
+    arguments = ["calibrate", "--model", "gpt2", "--prompts", "p.txt", "--out", "b.json"]
+
+    assert parse(arguments) == CalibrateOptions(
+        model="gpt2",
+        prompts="p.txt",
+        out="b.json",
+        limit=None,
+        restart=False,
+        max_new_tokens=128,
+        device="auto",
+        temperature=None,
+        top_k=None,
+        top_p=None,
+        seed=None,
+        debug=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,7 +108,9 @@ def test_what_is_wrong_is_said_in_one_line(
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [(), ("walk",), ("run",), ("run", "--model", "gpt2")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("walk",), ("run",), ("run", "--model", "gpt2"), ("calibrate",)]
+)
 def test_a_command_without_what_it_needs_is_wrong_usage(
     corevital: Command, arguments: tuple[str, ...]
 ) -> None:

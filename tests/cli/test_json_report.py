@@ -7,6 +7,9 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from corevital.assess.divergence import Anomaly, Direction, Divergence
 from corevital.cli.export import Delivery
 from corevital.cli.json_report import json_report
 from corevital.record import PromptColumns
@@ -24,6 +27,8 @@ SCHEMA: dict[str, Any] = {
         "family": str,
         "architecture": str,
         "layers": (int, type(None)),
+        "hidden_size": (int, type(None)),
+        "vocabulary_size": (int, type(None)),
         "device": str,
         "dtype": str,
     },
@@ -37,6 +42,7 @@ SCHEMA: dict[str, Any] = {
     },
     "text": str,
     "finish_reason": (str, type(None)),
+    "narrative": str,
     "tokens": [
         {
             "step": int,
@@ -53,6 +59,9 @@ SCHEMA: dict[str, Any] = {
     "risk": {
         "score": NUMBER,
         "level": str,
+        "source": str,
+        "calibration": (str, type(None)),
+        "heuristic": NUMBER,
         "factors": [{"name": str, "contribution": NUMBER}],
     },
     "flags": {
@@ -63,9 +72,37 @@ SCHEMA: dict[str, Any] = {
         "attention_collapse_severity": NUMBER,
         "high_entropy_steps": int,
     },
+    "loops": [
+        {
+            "onset_step": int,
+            "period": int,
+            "length": int,
+            "end_step": (int, type(None)),
+            "repeats": int,
+        }
+    ],
+    "uncertainty": {
+        "negative_log_likelihood": (*NUMBER, type(None)),
+        "negative_log_likelihood_per_token": (*NUMBER, type(None)),
+        "mean_entropy": (*NUMBER, type(None)),
+        "max_entropy": (*NUMBER, type(None)),
+        "mean_margin": (*NUMBER, type(None)),
+        "rauq": (*NUMBER, type(None)),
+    },
     "signals": [{"name": str, "severity": NUMBER, "evidence": str}],
     "early_warning": {"score": NUMBER, "signals": [str]},
     "blame": [{"layer": int, "severity": NUMBER, "reasons": [str]}],
+    "fingerprint": [NUMBER],
+    "consistency": [
+        {
+            "name": str,
+            "step": (int, type(None)),
+            "layer": (int, type(None)),
+            "values": dict,
+            "places": int,
+        }
+    ],
+    "calibration": {"baseline": (dict, type(None)), "refused": (str, type(None))},
     "capture": {
         "mode": str,
         "full_from_step": (int, type(None)),
@@ -152,6 +189,55 @@ def test_every_token_has_its_statistics() -> None:
     assert (tokens[2]["surprisal"], tokens[2]["margin"], tokens[2]["top_k_mass"]) == (0.25, 0.75, 1)
 
 
+def test_uncertainty_is_that_of_the_whole_sequence() -> None:
+    assert json_report(outcome(), ARRIVED)["uncertainty"] == {
+        "negative_log_likelihood": 1.0,
+        "negative_log_likelihood_per_token": 0.25,
+        "mean_entropy": 0.5,
+        "max_entropy": 0.5,
+        "mean_margin": 0.75,
+        "rauq": None,
+    }
+
+
+def test_loops_are_told_with_what_can_be_derived() -> None:
+    made = replace(calm_record(401), token_ids=np.asarray([1, 2] * 100 + [3] * 201))
+    report = json_report(outcome(made), ARRIVED)
+
+    assert_matches(report, SCHEMA)
+    assert report["loops"] == [
+        {"onset_step": 0, "period": 2, "length": 200, "repeats": 100, "end_step": 200},
+        {"onset_step": 200, "period": 1, "length": 201, "repeats": 201, "end_step": None},
+    ]
+
+
+def test_a_baseline_gives_its_divergence_and_anomalies() -> None:
+    anomaly = Anomaly("hidden.l2_norm", (1, 2), 2, Direction.HIGHER, 3.0, "L2 norm higher")
+    plain = outcome()
+    assert plain.assessment is not None
+    found = replace(plain.assessment, divergence=Divergence("m@0", 0.9, (anomaly,)))
+    report = json_report(outcome(assessment=found), ARRIVED)
+
+    assert json_report(plain, ARRIVED)["calibration"] == {"baseline": None, "refused": None}
+    assert json.loads(json.dumps(report["calibration"])) == {
+        "baseline": {
+            "id": "m@0",
+            "divergence": 0.9,
+            "anomalies": [
+                {
+                    "quantity": "hidden.l2_norm",
+                    "layers": [1, 2],
+                    "worst_layer": 2,
+                    "direction": "higher",
+                    "distance": 3.0,
+                    "description": "L2 norm higher",
+                }
+            ],
+        },
+        "refused": None,
+    }
+
+
 def test_what_is_unknown_is_null_and_never_nan() -> None:
     nothing = math.nan
     made = record(logits=logit_columns(entropy=[nothing, math.inf], surprisal=[nothing, nothing]))
@@ -167,7 +253,8 @@ def test_what_is_unknown_is_null_and_never_nan() -> None:
 def test_a_run_that_was_not_observed_has_no_assessment() -> None:
     report = json_report(outcome(replace(calm_record(), logits=None)), ARRIVED)
 
-    assert {report[key] for key in ("risk", "flags", "signals", "early_warning", "blame")} == {None}
+    parts = ("risk", "flags", "loops", "uncertainty", "signals", "early_warning", "blame")
+    assert {report[key] for key in parts} == {None}
     assert report["tokens"][0]["entropy"] is None
     assert report["text"] == "upon a time"
 

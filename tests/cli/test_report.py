@@ -15,9 +15,12 @@ from rich.style import Style
 
 from corevital.assess.assessment import Assessment
 from corevital.assess.blame import LayerBlame
+from corevital.assess.divergence import Anomaly, Direction, Divergence
 from corevital.assess.early_warning import EarlyWarning
 from corevital.assess.flags import HealthFlags
-from corevital.assess.risk import Risk, RiskFactor, RiskLevel
+from corevital.assess.heuristic_risk import RiskFactor
+from corevital.assess.loops import Loop
+from corevital.assess.risk import Risk, RiskLevel, RiskSource
 from corevital.assess.signals import CompoundSignal
 from corevital.cli.export import Delivery
 from corevital.cli.outcome import Outcome
@@ -38,7 +41,7 @@ CALM = Assessment(
     signals=(),
     early_warning=EarlyWarning(0.0, ()),
     blame=(),
-    risk=Risk(0.0, RiskLevel.LOW, ()),
+    risk=Risk(0.0, RiskLevel.LOW, RiskSource.UNCALIBRATED, 0.0, ()),
 )
 
 
@@ -93,17 +96,42 @@ def troubled() -> Outcome:
             tuple(CompoundSignal(f"signal_{n}", n / 5, "numbers in words " * 6) for n in range(5)),
             EarlyWarning(0.9, tuple(f"warning_{n}" for n in range(8))),
             tuple(LayerBlame(n, n / 9, ("reason " * 15,)) for n in range(9)),
-            Risk(1.0, RiskLevel.CRITICAL, tuple(RiskFactor(f"factor_{n}", 0.1) for n in range(10))),
+            Risk(
+                1.0,
+                RiskLevel.CRITICAL,
+                RiskSource.UNCALIBRATED,
+                1.0,
+                tuple(RiskFactor(f"factor_{n}", 0.1) for n in range(10)),
+            ),
         ),
         token_texts=("\x1b[31m", "日本語", "\n", "x" * 60) * (steps // 4),
     )
 
 
+def test_the_report_begins_with_the_narrative() -> None:
+    shown = outcome()
+    text = words(report(shown))
+
+    assert shown.narrative is not None
+    assert f"Summary {shown.narrative}" in text
+    assert 'token " word0"' in shown.narrative
+
+
+def test_without_observations_there_is_no_narrative() -> None:
+    shown = outcome(record())
+
+    assert shown.narrative is None
+    assert "Summary" not in report(shown)
+
+
 def test_the_risk_comes_with_its_level_and_what_makes_it_up() -> None:
     factors = (RiskFactor("repetition_loop", 0.5), RiskFactor("elevated_entropy", 0.0912))
-    text = report(assessed(risk=Risk(0.5912, RiskLevel.MODERATE, factors)))
+    text = report(
+        assessed(risk=Risk(0.4321, RiskLevel.MODERATE, RiskSource.CALIBRATED, 0.5912, factors))
+    )
 
-    assert "0.59 moderate (heuristic)" in text
+    assert "0.43 moderate (calibrated)" in text
+    assert "heuristic 0.59" in text
     assert "+0.50  repetition_loop" in text
     assert "+0.09  elevated_entropy" in text
 
@@ -112,7 +140,9 @@ def test_the_risk_comes_with_its_level_and_what_makes_it_up() -> None:
 def test_the_bar_is_as_long_as_the_score(score: float, filled: int) -> None:
     line = next(
         line
-        for line in report(assessed(risk=Risk(score, RiskLevel.LOW, ()))).splitlines()
+        for line in report(
+            assessed(risk=Risk(score, RiskLevel.LOW, RiskSource.UNCALIBRATED, 0.0, ()))
+        ).splitlines()
         if line.startswith("Risk")
     )
 
@@ -139,6 +169,20 @@ def test_raised_flags_are_explained() -> None:
     assert "mid_layer_anomaly" not in text
 
 
+@pytest.mark.parametrize(
+    ("loop", "said"),
+    [
+        (Loop(88, 17, 212), "the last 212 tokens repeat a phrase of 17 tokens, from step 88"),
+        (Loop(9, 1, 100), "the last 100 tokens repeat one token, from step 9"),
+        (Loop(5, 2, 99, 104), "99 tokens repeat a phrase of 2 tokens, from step 5 to 103"),
+    ],
+)
+def test_a_loop_is_put_in_words(loop: Loop, said: str) -> None:
+    shorter = Loop(0, 3, 96, 96)
+
+    assert f"repetition: {said} Signals" in words(report(assessed(loops=(shorter, loop))))
+
+
 def test_compound_signals_come_with_their_evidence() -> None:
     signal = CompoundSignal("context_loss", 0.75, "recent entropy 5.00 bits")
 
@@ -149,6 +193,38 @@ def test_early_warnings_are_named() -> None:
     warning = EarlyWarning(0.6, ("margin_collapsed", "surprisal_volatile"))
 
     assert "0.60  margin_collapsed, surprisal_volatile" in report(assessed(early_warning=warning))
+
+
+def test_a_baseline_is_shown_with_its_worst_anomalies() -> None:
+    anomalies = tuple(
+        Anomaly("entropy", (), None, Direction.HIGHER, 9.0 - number, f"quantity {number} higher")
+        for number in range(7)
+    )
+    shown = words(
+        report(outcome(assessment=replace(CALM, divergence=Divergence("m@0", 0.97, anomalies))))
+    )
+
+    assert "Baseline 0.97 further off than healthy runs (m@0) quantity 0 higher" in shown
+    assert "quantity 4 higher" in shown
+    assert "quantity 5 higher" not in shown
+
+
+def test_a_run_like_those_of_the_baseline_is_said_to_be_so() -> None:
+    shown = replace(CALM, divergence=Divergence("m@0", 0.12))
+
+    assert "Baseline 0.12 like healthy runs (m@0)" in words(report(outcome(assessment=shown)))
+
+
+def test_a_baseline_that_could_not_be_applied_says_why() -> None:
+    refused = replace(CALM, calibration_refused="baseline b.json is not applied: made for m")
+    unseen = replace(CALM, divergence=Divergence("m@0", None))
+
+    assert "Baseline baseline b.json is not applied" in words(report(outcome(assessment=refused)))
+    assert "Baseline nothing of what it knows" in words(report(outcome(assessment=unseen)))
+
+
+def test_without_a_baseline_nothing_is_said_of_it() -> None:
+    assert "Baseline" not in report()
 
 
 def test_entropy_is_a_line_with_one_mark_for_each_token() -> None:

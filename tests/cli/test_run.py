@@ -23,8 +23,8 @@ from tests.smollm2 import LoadedModel
 
 QUESTION = "What is the capital of France?"
 SECTIONS = (
-    *("Risk", "Health", "Signals", "Warning", "Entropy", "Surprise", "Layers", "Prompt"),
-    *("Captured", "Timing", "Trace"),
+    *("Summary", "Risk", "Health", "Signals", "Warning", "Entropy", "Surprise", "Layers"),
+    *("Prompt", "Captured", "Timing", "Trace"),
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from corevital import Settings, semconv
+from corevital.assess.profile_file import THRESHOLDS, parse_profile
 from corevital.cli.arguments import parse
 from tests.examples.programs import ROOT, instrumented_from_outside, python, run
 from tests.otlp_receiver import OtlpReceiver
@@ -60,6 +61,12 @@ def test_in_the_same_process(model_folder: Path, tmp_path: Path) -> None:
 
 def test_every_python_block_is_run() -> None:
     assert len(blocks("python")) == 3
+
+
+def test_the_profile_is_accepted() -> None:
+    (example,) = blocks("toml")
+
+    assert parse_profile(example.encode()).thresholds.keys() == THRESHOLDS.keys()
 
 
 @pytest.mark.parametrize("line", re.findall(r"^corevital .*$", README, re.MULTILINE))
@@ -120,7 +127,7 @@ def settings_table() -> str:
 
 def default(value: Any) -> str:
     match value:
-        case None:
+        case None | []:
             return "not set"
         case bool():
             return f"`{str(value).lower()}`"
@@ -133,10 +140,14 @@ def default(value: Any) -> str:
 def accepted(described: dict[str, Any], definitions: dict[str, Any]) -> str:
     """What a setting accepts, from its JSON schema."""
     match described:
+        case {"anyOf": [{"type": "string"}, {"format": "path"}, {"type": "null"}]}:
+            return "a name or a path"
         case {"anyOf": [alternative, {"type": "null"}]}:
             return accepted(alternative, definitions)
         case {"$ref": str(reference)}:
             return ", ".join(f"`{value}`" for value in definitions[Path(reference).name]["enum"])
+        case {"type": "array", "items": {"format": "path"}}:
+            return "paths"
         case {"type": "boolean"}:
             return "`true`, `false`"
         case {"type": "string"}:
@@ -148,7 +159,12 @@ def accepted(described: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 def limits(described: dict[str, Any]) -> str:
-    words = {"exclusiveMinimum": "above", "minimum": "at least", "maximum": "at most"}
+    words = {
+        "exclusiveMinimum": "above",
+        "minimum": "at least",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
     return " and ".join(
         f"{word} {described[key]:g}" for key, word in words.items() if key in described
     )

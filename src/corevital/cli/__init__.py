@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from corevital.cli.arguments import parse
+from corevital.cli.arguments import CalibrateOptions, parse
 from corevital.cli.errors import FAILURE, INTERRUPTED, command_error
 
 
@@ -24,6 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _write_what_can_be_encoded()
     try:
         # What runs a command needs more than its arguments: `--help` has to be quick.
+        if isinstance(options, CalibrateOptions):
+            from corevital.cli.calibrate import calibrate
+
+            return calibrate(options)
         from corevital.cli.run import run
 
         return run(options)

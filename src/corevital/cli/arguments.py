@@ -26,6 +26,7 @@ examples:
   corevital run --model ./model.gguf --prompt "Tell a story." --temperature 0.8 --seed 1
   corevital run --model gpt2 --prompt "Once" --otlp-endpoint http://localhost:4317
   corevital run --model gpt2 --prompt "Once" --json | jq .risk
+  corevital calibrate --model gpt2 --prompts prompts.txt --out gpt2.baseline.json
 
 Own code needs no command: see corevital.CoreVitalInstrumentor, or run it with
 opentelemetry-instrument."""
@@ -44,36 +45,84 @@ CoreVital's own, COREVITAL_*, which say how much is observed and sent.
 exit status:
   0 done, 1 failed or the telemetry did not arrive, 2 wrong usage, 130 interrupted"""
 
+_CALIBRATE_DESCRIPTION: Final = """\
+Runs prompts that the model answers well, and writes what is normal for it: the
+distributions of entropy, margin and surprisal, and of L2 norms, attention entropy
+and collapsed heads of every layer. Runs that are compared with it later show how
+far they are from that, and where. Runs with NaN or Inf, a repetition or an error
+are reported and left out. At least 10 have to remain; 40 or more are better."""
+
+_CALIBRATE_EPILOG: Final = """\
+A command that was interrupted goes on where it stopped when it is given again:
+FILE.partial.jsonl, beside the output, keeps what is done until then.
+
+example:
+  corevital calibrate --model gpt2 --prompts prompts.txt --out gpt2.baseline.json
+  corevital run --model gpt2 --prompt "Once" --calibration gpt2.baseline.json
+
+exit status:
+  0 done, 1 failed, 2 wrong usage, 130 interrupted"""
+
 
 @dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What ``corevital run`` was asked for; ``None`` is what was not said."""
+class Decoding:
+    """How tokens are chosen; ``None`` is what was not said."""
 
-    model: str
-    prompt: str
     max_new_tokens: int
-    device: str
     temperature: float | None
     top_k: int | None
     top_p: float | None
     seed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions(Decoding):
+    """What ``corevital run`` was asked for; ``None`` is what was not said."""
+
+    model: str
+    prompt: str
+    device: str
     capture: CaptureMode | None
     otlp_endpoint: str | None
     trace_file: str
+    calibration: list[str] | None
     json: bool
     svg: str | None
     debug: bool
 
 
-def parse(argv: Sequence[str] | None) -> RunOptions:
+@dataclass(frozen=True, slots=True)
+class PromptRunsOptions(Decoding):
+    """What every command that runs many prompts was asked for; ``None`` is what was not said."""
+
+    model: str
+    out: str
+    limit: int | None
+    restart: bool
+    device: str
+    debug: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrateOptions(PromptRunsOptions):
+    """What ``corevital calibrate`` was asked for."""
+
+    prompts: str
+
+
+Options = RunOptions | CalibrateOptions
+
+_OPTIONS: Final[dict[str, type[Options]]] = {"run": RunOptions, "calibrate": CalibrateOptions}
+
+
+def parse(argv: Sequence[str] | None) -> Options:
     """The options of the command line, by default this process's.
 
     Raises:
         SystemExit: the usage is wrong, or help or the version was asked for and has been printed.
     """
     given = vars(_parser().parse_args(argv))
-    del given["command"]
-    return RunOptions(**given)
+    return _OPTIONS[given.pop("command")](**given)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,10 +150,19 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    _add_calibrate(
+        commands.add_parser(
+            "calibrate",
+            help="learn from healthy runs what is normal for a model",
+            description=_CALIBRATE_DESCRIPTION,
+            epilog=_CALIBRATE_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     return parser
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
+def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         required=True,
@@ -113,6 +171,39 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="model of the Hugging Face Hub, local folder, or .gguf file "
         '(which needs: pip install "corevital[gguf]")',
     )
+
+
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument(
+        "--prompts",
+        required=True,
+        metavar="FILE",
+        type=_non_empty,
+        help='prompts, one a line; in a .jsonl file, objects such as {"prompt": "Hi"}',
+    )
+    add_prompt_runs(parser, out="the baseline")
+    _add_decoding(parser.add_argument_group("decoding"))
+    _add_debug(parser.add_argument_group("output"))
+
+
+def add_prompt_runs(parser: argparse.ArgumentParser, out: str) -> None:
+    """Options of every command that runs many prompts and writes ``out``."""
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", type=_non_empty, help=f"where {out} is written"
+    )
+    parser.add_argument(
+        "--limit", type=_integer(1), metavar="N", help="use only the first N prompts"
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="begin anew instead of going on where an interrupted command stopped",
+    )
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
     parser.add_argument(
         "--prompt",
         required=True,
@@ -182,6 +273,14 @@ def _add_observation(group: argparse._ArgumentGroup) -> None:
         help="where spans are appended, as OTLP/JSON lines, when there is no endpoint "
         "(default: %(default)s)",
     )
+    group.add_argument(
+        "--calibration",
+        type=_non_empty,
+        metavar="FILE",
+        action="append",
+        help="compare with this calibration, made for the same model; may be given again "
+        "(default: COREVITAL_CALIBRATION)",
+    )
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
@@ -189,6 +288,10 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         "--json", action="store_true", help="print one JSON object instead of text and report"
     )
     group.add_argument("--svg", type=_non_empty, metavar="FILE", help="also draw the report as SVG")
+    _add_debug(group)
+
+
+def _add_debug(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--debug", action="store_true", help="show tracebacks and libraries' logs")
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from corevital.cli.arguments import RunOptions
+from corevital.cli.arguments import Decoding
 from corevital.cli.errors import USAGE, CommandError
 from corevital.cli.load import LoadedModel
 
@@ -32,7 +32,7 @@ def prompt_inputs(loaded: LoadedModel, prompt: str) -> tuple[dict[str, Any], boo
 def generate(
     loaded: LoadedModel,
     inputs: dict[str, Any],
-    options: RunOptions,
+    options: Decoding,
     write: Callable[[str], None] | None,
 ) -> list[int]:
     """Generate and return the new tokens; ``write`` gets each piece of text as soon as it is final.
@@ -56,7 +56,7 @@ def generate(
     return generated
 
 
-def _decoding(options: RunOptions) -> dict[str, Any]:
+def _decoding(options: Decoding) -> dict[str, Any]:
     """Sampling if anything was said about it, else greedy, whatever the checkpoint suggests."""
     given = {
         name: value

@@ -8,28 +8,46 @@ observed. Entropy and surprisal are in bits, times in seconds.
 ``corevital_version``
     The version that wrote this.
 ``model``
-    ``name``, ``family``, ``architecture``, ``layers``, ``device``, ``dtype``.
+    ``name``, ``family``, ``architecture``, ``layers``, ``hidden_size``, ``vocabulary_size``,
+    ``device``, ``dtype``.
 ``prompt``
     ``text``, ``tokens``, ``chat_template`` (whether it went through one), ``surprisal`` (``mean``,
     ``max``), ``layer_transformation`` and ``basin`` (means).
 ``text``, ``finish_reason``
     The generated text; ``stop``, ``length``, ``interrupted``, or ``null`` where it is unknown.
+``narrative``
+    What was found, in two to six sentences; ``null`` when nothing was observed.
 ``tokens``
     For each token that could be followed ``step``, ``id``, ``text``, ``seconds`` (since the
     start), ``entropy``, ``perplexity``, ``surprisal``, ``margin``, ``top_k_mass``.
 ``risk``
-    ``score`` (0 to 1), ``level``, ``factors`` (``name``, ``contribution``).
+    ``score`` (0 to 1), ``level``, ``source`` (``calibrated``: a probability, ``uncalibrated``: a
+    rank), ``calibration`` (id of the one that gave the score, or ``null``); the published
+    ``heuristic`` (0 to 1) and its ``factors`` (``name``, ``contribution``).
 ``flags``
     ``nan_or_inf``, ``repetition_loop``, ``mid_layer_anomaly``, ``attention_collapse``,
     ``attention_collapse_severity``, ``high_entropy_steps``.
+``loops``
+    Each phrase that the text repeats: ``onset_step``, ``period`` and ``length`` (tokens),
+    ``repeats`` (complete copies), ``end_step`` (``null`` when the text ended inside it).
+``uncertainty``
+    Of the whole sequence: ``negative_log_likelihood``, ``negative_log_likelihood_per_token``,
+    ``mean_entropy``, ``max_entropy``, ``rauq`` (bits); ``mean_margin`` (low means uncertain).
 ``signals``, ``early_warning``, ``blame``
     Compound signals (``name``, ``severity``, ``evidence``); ``score`` and ``signals``; the layers
     at fault (``layer``, ``severity``, ``reasons``).
+``calibration``
+    ``baseline``: the ``id`` of the one that was compared with, the ``divergence`` (0 to 1), and the
+    ``anomalies`` (``quantity``, ``layers``, ``worst_layer``, ``direction``, ``distance``,
+    ``description``); ``null`` without one. ``refused``: why files were not applied, or ``null``.
 ``capture``
     ``mode``, ``full_from_step``, ``failures``, and for ``logits``, ``hidden``, ``attention`` and
     ``prompt`` whether it is ``available`` and, if not, the ``reason``.
 ``timing``
     ``time_to_first_token``, ``tokens_per_second``, ``duration``, ``capture`` (CoreVital's own).
+``fingerprint``, ``consistency``
+    25 numbers that describe the run; rules that the record breaks (``name``, ``step``, ``layer``,
+    ``values``, ``places``).
 ``trace_id``, ``span_id``
     Of the generation's span, hexadecimal.
 ``destination``
@@ -44,6 +62,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from corevital.assess.assessment import Assessment
+from corevital.assess.divergence import Divergence
 from corevital.cli.destination import Signal
 from corevital.cli.export import Delivery
 from corevital.cli.outcome import Outcome, finite_max, finite_mean
@@ -52,7 +71,10 @@ from corevital.version import __version__
 
 SCHEMA_VERSION: Final = 1
 _LOGIT_COLUMNS: Final = ("entropy", "perplexity", "surprisal", "margin", "top_k_mass")
-_NOT_ASSESSED: Final = ("risk", "flags", "signals", "early_warning", "blame")
+_NOT_ASSESSED: Final = (
+    *("risk", "flags", "loops", "uncertainty", "signals", "early_warning", "blame"),
+    *("fingerprint", "consistency", "calibration"),
+)
 
 
 def json_report(outcome: Outcome, delivery: Delivery) -> dict[str, Any]:
@@ -66,6 +88,7 @@ def json_report(outcome: Outcome, delivery: Delivery) -> dict[str, Any]:
             "prompt": _prompt(outcome),
             "text": outcome.text,
             "finish_reason": outcome.finish_reason,
+            "narrative": outcome.narrative,
             "tokens": _tokens(outcome),
             **_assessment(outcome.assessment),
             "capture": _capture(outcome.record.capture),
@@ -122,12 +145,33 @@ def _assessment(assessment: Assessment | None) -> dict[str, Any]:
         "risk": {
             "score": risk.score,
             "level": risk.level.value,
+            "source": risk.source.value,
+            "calibration": risk.calibration,
+            "heuristic": risk.heuristic,
             "factors": [asdict(factor) for factor in risk.factors],
         },
         "flags": asdict(assessment.flags),
+        "loops": [asdict(loop) | {"repeats": loop.repeats} for loop in assessment.loops],
+        "uncertainty": asdict(assessment.uncertainty),
         "signals": [asdict(signal) for signal in assessment.signals],
         "early_warning": asdict(assessment.early_warning),
         "blame": [asdict(layer) for layer in assessment.blame],
+        "fingerprint": list(assessment.fingerprint),
+        "consistency": [asdict(broken) for broken in assessment.consistency],
+        "calibration": {
+            "baseline": _divergence(assessment.divergence),
+            "refused": assessment.calibration_refused,
+        },
+    }
+
+
+def _divergence(divergence: Divergence | None) -> dict[str, Any] | None:
+    if divergence is None:
+        return None
+    return {
+        "id": divergence.baseline,
+        "divergence": divergence.score,
+        "anomalies": [asdict(anomaly) for anomaly in divergence.anomalies],
     }
 
 

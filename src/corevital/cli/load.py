@@ -46,6 +46,15 @@ def loading_status(console: Console, source: Source) -> AbstractContextManager[o
     return progress
 
 
+def warner(console: Console) -> Callable[[str], None]:
+    """Says warnings on ``console``."""
+
+    def warn(message: str) -> None:
+        console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
+
+    return warn
+
+
 def choose_device(device: str) -> str:
     """The device that ``auto``, ``cpu`` or ``cuda`` means here.
 

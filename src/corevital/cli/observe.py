@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from opentelemetry._logs import LoggerProvider
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
 
 from corevital.cli.arguments import RunOptions
 from corevital.cli.errors import USAGE, CommandError
@@ -22,7 +26,28 @@ if TYPE_CHECKING:
     from corevital.telemetry.pipeline import Observed
 
 
-def observation_settings(capture: CaptureMode | None) -> dict[str, Any]:
+class Providers(Protocol):
+    """Where the telemetry of what is run here goes."""
+
+    @property
+    def tracer_provider(self) -> TracerProvider:
+        """For spans."""
+        ...
+
+    @property
+    def meter_provider(self) -> MeterProvider:
+        """For metrics."""
+        ...
+
+    @property
+    def logger_provider(self) -> LoggerProvider:
+        """For log events."""
+        ...
+
+
+def observation_settings(
+    capture: CaptureMode | None, calibration: Sequence[str] | None = None
+) -> dict[str, Any]:
     """What the instrumentation is told beside the environment.
 
     A generation is run here to be seen, so what would leave it unseen does not apply.
@@ -35,6 +60,8 @@ def observation_settings(capture: CaptureMode | None) -> dict[str, Any]:
     settings: dict[str, Any] = {"enabled": True, "capture_ratio": 1.0, "span_processor": True}
     if capture is not None:
         settings["capture"] = capture
+    if calibration is not None:
+        settings["calibration"] = tuple(calibration)
     try:
         load_settings(**settings)
     except SettingsError as error:
@@ -57,7 +84,7 @@ def observe(
     """
     found: list[Observed] = []
     interrupted = False
-    with _instrumented(telemetry, settings, found.append):
+    with instrumented(telemetry, settings, found.append):
         inputs, is_chat = prompt_inputs(loaded, options.prompt)
         try:
             token_ids = generate(loaded, inputs, options, write)
@@ -88,17 +115,18 @@ def observe(
 
 
 @contextmanager
-def _instrumented(
-    telemetry: Telemetry, settings: dict[str, Any], listener: Callable[[Observed], None]
+def instrumented(
+    providers: Providers, settings: dict[str, Any], listener: Callable[[Observed], None]
 ) -> Iterator[None]:
+    """Instrument inside the block; ``listener`` gets what is found in every generation."""
     instrumentor = CoreVitalInstrumentor()
     if instrumentor.is_instrumented_by_opentelemetry:
         # As under opentelemetry-instrument: of two instrumentations the second would do nothing.
         instrumentor.uninstrument()
     instrumentor.instrument(
-        tracer_provider=telemetry.tracer_provider,
-        meter_provider=telemetry.meter_provider,
-        logger_provider=telemetry.logger_provider,
+        tracer_provider=providers.tracer_provider,
+        meter_provider=providers.meter_provider,
+        logger_provider=providers.logger_provider,
         on_generation=listener,
         **settings,
     )

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corevital.assess.assessment import Assessment
+from corevital.assess.narrative import narrative
 from corevital.record import GenerationRecord
 
 
@@ -58,6 +59,13 @@ class Outcome:
     def finish_reason(self) -> str | None:
         """Why the text ended: ``stop``, ``length`` or ``interrupted``; ``None`` if unknown."""
         return "interrupted" if self.interrupted else self.record.finish_reason
+
+    @property
+    def narrative(self) -> str | None:
+        """The assessment in words, with its tokens; ``None`` when nothing was observed."""
+        if self.assessment is None:
+            return None
+        return narrative(self.record, self.assessment, self.token_texts)
 
     def most_surprising(self, count: int, at_least_bits: float) -> list[int]:
         """Up to ``count`` steps whose token was the least expected, the least expected first."""

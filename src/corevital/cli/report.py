@@ -14,7 +14,10 @@ from rich.text import Text
 
 from corevital.assess.assessment import Assessment
 from corevital.assess.blame import LayerBlame
-from corevital.assess.risk import Risk, risk_level
+from corevital.assess.divergence import Divergence
+from corevital.assess.loops import Loop, longest_loop
+from corevital.assess.risk import USUAL_LEVELS, Risk
+from corevital.assess.wording import printable
 from corevital.cli.export import Delivery
 from corevital.cli.outcome import Outcome, finite_max, finite_mean
 from corevital.cli.palette import BAD, GOOD, LEVEL_COLOURS, NOTABLE, QUIET, Glyphs, glyphs
@@ -30,6 +33,7 @@ _SURPRISING_TOKENS: Final = 5
 _SURPRISING_FROM_BITS: Final = 1.0
 _CONTEXT_CHARACTERS: Final = 24
 _BLAMED_LAYERS: Final = 5
+_ANOMALIES: Final = 5
 
 _FLAGS: Final = {
     "nan_or_inf": "NaN or Inf in the model's numbers",
@@ -65,10 +69,12 @@ class HealthReport:
         yield Rule(_title(outcome), style=QUIET, align="left")
         if assessment is not None:
             yield _section(
+                ("Summary", Text(outcome.narrative or "")),
                 ("Risk", _risk(assessment.risk, drawn_with)),
                 ("Health", _health(outcome, assessment)),
                 ("Signals", _signals(assessment)),
                 ("Warning", _early_warning(assessment)),
+                *_calibration(assessment),
             )
         if (logits := outcome.record.logits) is not None and outcome.record.steps:
             yield _section(
@@ -122,13 +128,20 @@ def _risk(risk: Risk, drawn_with: Glyphs) -> RenderableType:
     headline.append(drawn_with.filled * filled, colour)
     headline.append(drawn_with.empty * (_BAR_WIDTH - filled), QUIET)
     headline.append(f"  {risk.score:.2f} {risk.level.value}", colour)
-    headline.append(" (heuristic)", QUIET)
+    headline.append(f" ({risk.source.value})", QUIET)
+    headline.append(f"\nheuristic {risk.heuristic:.2f}", QUIET)
     factors = [(f"+{factor.contribution:.2f}", Text(factor.name)) for factor in risk.factors]
     return Group(headline, _listing(factors)) if factors else headline
 
 
 def _health(outcome: Outcome, assessment: Assessment) -> Text:
-    raised = [name for name in _FLAGS if getattr(assessment.flags, name)]
+    raised = [
+        Text.assemble((name, BAD), f": {explanation}")
+        for name, explanation in _FLAGS.items()
+        if getattr(assessment.flags, name)
+    ]
+    if (loop := longest_loop(assessment.loops)) is not None:
+        raised.append(Text.assemble(("repetition", BAD), f": {_loop(loop)}"))
     if not raised:
         capture = outcome.record.capture
         complete = (
@@ -137,7 +150,15 @@ def _health(outcome: Outcome, assessment: Assessment) -> Text:
             and capture.attention.available
         )
         return Text("no flag raised" if complete else "no flag raised by what was captured", GOOD)
-    return _lines(Text.assemble((name, BAD), f": {_FLAGS[name]}") for name in raised)
+    return _lines(raised)
+
+
+def _loop(loop: Loop) -> str:
+    phrase = "one token" if loop.period == 1 else f"a phrase of {loop.period} tokens"
+    if loop.end_step is None:
+        return f"the last {loop.length} tokens repeat {phrase}, from step {loop.onset_step}"
+    last = loop.end_step - 1
+    return f"{loop.length} tokens repeat {phrase}, from step {loop.onset_step} to {last}"
 
 
 def _signals(assessment: Assessment) -> RenderableType:
@@ -158,6 +179,24 @@ def _early_warning(assessment: Assessment) -> RenderableType:
         return Text("no early warning", GOOD)
     names = Text(", ".join(warning.signals), _colour(warning.score))
     return _listing([(f"{warning.score:.2f}", names)])
+
+
+def _calibration(assessment: Assessment) -> Iterator[tuple[str, RenderableType]]:
+    """What a baseline says, where one was given."""
+    if assessment.divergence is not None:
+        yield "Baseline", _divergence(assessment.divergence)
+    if assessment.calibration_refused is not None:
+        yield "Baseline", Text(assessment.calibration_refused, NOTABLE)
+
+
+def _divergence(divergence: Divergence) -> RenderableType:
+    if divergence.score is None:
+        return Text("nothing of what it knows was captured", NOTABLE)
+    verdict = "further off than healthy runs" if divergence.anomalies else "like healthy runs"
+    headline = Text(f"{divergence.score:.2f} {verdict}", _colour(divergence.score))
+    headline.append(f" ({divergence.baseline})", QUIET)
+    shown = divergence.anomalies[:_ANOMALIES]
+    return Group(headline, *(Text(each.description) for each in shown))
 
 
 def _entropy(
@@ -215,16 +254,8 @@ def _in_context(texts: tuple[str, ...], step: int) -> Iterator[str | tuple[str, 
         shown = "..." + (shown.partition(" ")[2] or shown)
     token = texts[step]
     word = token.lstrip(" ") or token
-    yield _escaped(shown + token.removesuffix(word))
-    yield (f"[{_escaped(word)}]", "bold")
-
-
-def _escaped(text: str) -> str:
-    """``text`` on one line, with escapes for what cannot be printed."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
+    yield printable(shown + token.removesuffix(word))
+    yield (f"[{printable(word)}]", "bold")
 
 
 def _blame(blame: tuple[LayerBlame, ...]) -> RenderableType:
@@ -309,7 +340,7 @@ def _seconds(value: float) -> str:
 
 
 def _colour(severity: float) -> str:
-    return LEVEL_COLOURS[risk_level(severity)]
+    return LEVEL_COLOURS[USUAL_LEVELS.of(severity)]
 
 
 def _listing(rows: Iterable[tuple[str, Text]]) -> Table:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from corevital.cli.arguments import RunOptions
 from corevital.cli.destination import Destination, resolve_destination
-from corevital.cli.errors import INTERRUPTED, CommandError
+from corevital.cli.errors import INTERRUPTED, USAGE, CommandError
 from corevital.cli.export import Delivery, Telemetry
 from corevital.cli.json_report import json_report
-from corevital.cli.load import load_model, loading_status
+from corevital.cli.load import LoadedModel, load_model, loading_status, warner
 from corevital.cli.observe import observation_settings, observe
 from corevital.cli.outcome import Outcome
 from corevital.cli.picture import svg
 from corevital.cli.quiet import quiet_libraries
 from corevital.cli.report import HealthReport, trace_section
 from corevital.cli.source import locate
+from corevital.settings import load_settings
 
 
 def run(options: RunOptions) -> int:
@@ -31,7 +32,7 @@ def run(options: RunOptions) -> int:
     Raises:
         CommandError: what was asked for cannot be done, or the telemetry did not arrive.
     """
-    settings = observation_settings(options.capture)
+    settings = observation_settings(options.capture, options.calibration)
     destination = resolve_destination(options.otlp_endpoint, options.trace_file, os.environ)
     source = locate(options.model)
     # The stream as it is now: during the conversion from GGUF another takes its place.
@@ -40,7 +41,9 @@ def run(options: RunOptions) -> int:
         with loading_status(notes, source):
             if not options.debug:
                 stack.enter_context(quiet_libraries(show_downloads=notes.is_terminal))
-            loaded = load_model(source, options.device, _warner(notes))
+            loaded = load_model(source, options.device, warner(notes))
+        if options.calibration is not None:
+            _check_calibration(loaded, settings)
         telemetry = Telemetry(destination)
         try:
             write = None if options.json else _write
@@ -56,6 +59,15 @@ def run(options: RunOptions) -> int:
     if delivery.error is not None:
         raise CommandError(f"the telemetry is incomplete: {delivery.error}")
     return INTERRUPTED if outcome.interrupted else 0
+
+
+def _check_calibration(loaded: LoadedModel, settings: dict[str, Any]) -> None:
+    """Refuse a calibration that was asked for and does not fit the model."""
+    from corevital.capture.observation import describe_model
+
+    calibrations = load_settings(**settings).calibrations
+    if (refused := calibrations.matching(describe_model(loaded.model)).refused) is not None:
+        raise CommandError(f"--calibration: {refused}", USAGE)
 
 
 def _sending_status(console: Console, destination: Destination) -> AbstractContextManager[object]:
@@ -77,13 +89,6 @@ def _conclude(options: RunOptions, outcome: Outcome, delivery: Delivery) -> None
                 file.write(svg(outcome, delivery))
         except OSError as error:
             raise CommandError(f"cannot write {options.svg}: {error.strerror}") from error
-
-
-def _warner(console: Console) -> Callable[[str], None]:
-    def warn(message: str) -> None:
-        console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
-
-    return warn
 
 
 def _show(renderable: RenderableType) -> None:

@@ -1,0 +1,1 @@
+"""What is normal for one model, learned from its own runs: numpy and pydantic, nothing else."""
