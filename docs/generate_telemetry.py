@@ -116,7 +116,8 @@ the declarations in `src/corevital/semconv.py`.
 Names that begin with `gen_ai.` are OpenTelemetry's
 [conventions for generative AI](https://github.com/open-telemetry/semantic-conventions-genai); the
 others are CoreVital's own. Units are in UCUM notation. What was not observed has no attribute:
-`corevital.capture.*` says what is missing and why.
+`corevital.capture.*` says what is missing and why. [metrics.md](metrics.md) says how each number is
+computed and how to read it.
 
 - [Spans](#spans)
 - [Events](#events)

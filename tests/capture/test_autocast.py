@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -105,7 +105,7 @@ def assert_complete(record: GenerationRecord) -> None:
     assert prompt.sparse.kept > 0
 
 
-CIRCUMSTANCES = {
+CIRCUMSTANCES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "inference mode": torch.inference_mode,
     "autocast to bfloat16": lambda: torch.autocast("cpu", torch.bfloat16),
     "autocast to float16": lambda: torch.autocast("cpu", torch.float16),
@@ -134,9 +134,10 @@ def test_the_same_tokens_and_a_complete_record(
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("surroundings", [nullcontext, torch.inference_mode])
 def test_a_model_of_half_the_precision(
-    dtype: torch.dtype, surroundings: type[AbstractContextManager[Any]]
+    dtype: torch.dtype, surroundings: Callable[[], AbstractContextManager[Any]]
 ) -> None:
-    model = tiny_model("llama").to(dtype)
+    model: Any = tiny_model("llama")
+    model.to(dtype)
     with surroundings():
         plain = model.generate(**padded())
         observed, records = observe(model, **padded())
@@ -199,11 +200,10 @@ def with_large_scores(model: GenerativeModel) -> GenerativeModel:
 
 
 def test_scores_that_exceed_float16_before_they_are_scaled_are_no_nan() -> None:
-    model = with_large_scores(tiny_model("llama"))
-    _, (expected,) = observe(model, **padded(input_ids=tiny_prompt(), attention_mask=None))
-    _, (record,) = observe(
-        model.to(torch.float16), **padded(input_ids=tiny_prompt(), attention_mask=None)
-    )
+    model: Any = with_large_scores(tiny_model("llama"))
+    arguments = padded(input_ids=tiny_prompt(), attention_mask=None)
+    _, (expected,) = observe(model, **arguments)
+    _, (record,) = observe(model.to(torch.float16), **arguments)
     assert_complete(record)
     assert expected.attention is not None
     assert record.attention is not None
