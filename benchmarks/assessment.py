@@ -2,8 +2,9 @@
 
     python -m benchmarks.assessment [--steps 1000] [--layers 32] [--heads 32] [--repeats 50]
 
-The record is random but consistent, with everything observed. Printed are medians in milliseconds;
-the parts are measured one by one, so their sum differs a little from the whole.
+The record is random but consistent, with everything observed. It is scored by a risk calibration of
+the usual size, fitted to made-up runs. Printed are medians in milliseconds; the parts are measured
+one by one, so their sum differs a little from the whole.
 """
 
 from __future__ import annotations
@@ -19,16 +20,21 @@ from rich.table import Table
 
 from corevital.assess.assessment import assess
 from corevital.assess.blame import layer_blame
+from corevital.assess.calibration import Calibration
 from corevital.assess.consistency import consistency
 from corevital.assess.early_warning import early_warning
 from corevital.assess.fingerprint import fingerprint
 from corevital.assess.flags import health_flags
+from corevital.assess.heuristic_risk import heuristic_risk
 from corevital.assess.loops import find_loops
 from corevital.assess.narrative import narrative
 from corevital.assess.profile import DEFAULT_PROFILE
-from corevital.assess.heuristic_risk import heuristic_risk
 from corevital.assess.signals import compound_signals
 from corevital.assess.uncertainty import uncertainty
+from corevital.calibration.fit_risk import LabelledRuns, fit_scorers
+from corevital.calibration.identity import ModelIdentity
+from corevital.calibration.risk import Evaluation, RiskCalibration
+from corevital.calibration.scoring import Observation, RiskModel
 from corevital.record import (
     LAGS,
     AttentionColumns,
@@ -47,6 +53,7 @@ from corevital.record import (
 HIDDEN_SIZE = 4096
 VOCABULARY = 32_000
 PROMPT_TOKENS = 512
+LABELLED_RUNS = 800
 
 
 def random_record(steps: int, layers: int, heads: int) -> GenerationRecord:
@@ -110,6 +117,32 @@ def random_record(steps: int, layers: int, heads: int) -> GenerationRecord:
     )
 
 
+def random_risk(record: GenerationRecord) -> RiskModel:
+    """A risk model fitted to runs that scatter around ``record`` and failed at random."""
+    generator = np.random.default_rng(0)
+    usual = Observation.of(record)
+    observations = tuple(
+        Observation(
+            {name: value + generator.normal() for name, value in usual.features.items()},
+            {name: value * generator.lognormal() for name, value in usual.estimators.items()},
+        )
+        for _ in range(LABELLED_RUNS)
+    )
+    failed = generator.random(LABELLED_RUNS) < 0.5
+    runs = LabelledRuns(observations, failed, np.arange(LABELLED_RUNS))
+    calibration = RiskCalibration(
+        model=ModelIdentity.of(record.model),
+        conditions={},
+        created="",
+        created_with={},
+        runs=LABELLED_RUNS,
+        failures=int(failed.sum()),
+        scorers=fit_scorers(runs),
+        evaluation=Evaluation(folds=1, calibrated={}, others={}),
+    )
+    return RiskModel(calibration, "random")
+
+
 def median_milliseconds(work: Callable[[], object], repeats: int) -> float:
     """Median time of ``work``, in milliseconds, after a first call that does not count."""
     work()
@@ -121,7 +154,7 @@ def median_milliseconds(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(times) * 1e3
 
 
-def parts(record: GenerationRecord) -> dict[str, Callable[[], object]]:
+def parts(record: GenerationRecord, model: RiskModel) -> dict[str, Callable[[], object]]:
     """Each part of the assessment, as `assess` calls it."""
     profile = DEFAULT_PROFILE
     flags, signals = health_flags(record, profile), compound_signals(record)
@@ -132,6 +165,7 @@ def parts(record: GenerationRecord) -> dict[str, Callable[[], object]]:
         "early warning": lambda: early_warning(record, flags),
         "layer blame": lambda: layer_blame(record),
         "heuristic risk": lambda: heuristic_risk(record, flags, signals),
+        "calibrated risk": lambda: model.probability(record),
         "uncertainty": lambda: uncertainty(record),
         "loops": lambda: find_loops(record),
         "fingerprint": lambda: fingerprint(record, flags, risk.score),
@@ -148,17 +182,21 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=50)
     options = parser.parse_args()
     record = random_record(options.steps, options.layers, options.heads)
-    assessment = assess(record, DEFAULT_PROFILE)
+    model = random_risk(record)
+    calibration = Calibration(risk=model)
+    assessment = assess(record, DEFAULT_PROFILE, calibration)
     if assessment.consistency:
         raise SystemExit(f"the record is not consistent: {assessment.consistency[0]}")
-    whole = median_milliseconds(lambda: assess(record, DEFAULT_PROFILE), options.repeats)
+    whole = median_milliseconds(
+        lambda: assess(record, DEFAULT_PROFILE, calibration), options.repeats
+    )
     table = Table(
         title=f"Assessment of {options.steps} steps, {options.layers} layers, {options.heads} heads"
     )
     table.add_column("part")
     table.add_column("ms", justify="right")
     table.add_column("share", justify="right")
-    for name, work in parts(record).items():
+    for name, work in parts(record, model).items():
         took = median_milliseconds(work, options.repeats)
         table.add_row(name, f"{took:.2f}", f"{took / whole:.0%}")
     table.add_section()

@@ -152,7 +152,9 @@ RISK_CONTRIBUTIONS: Final = _attribute(
 
 # Health
 NAN_OR_INF: Final = _attribute(
-    "corevital.health.nan_or_inf", Type.BOOLEAN, "NaN or Inf in a hidden state, an attention row or the logits."
+    "corevital.health.nan_or_inf",
+    Type.BOOLEAN,
+    "NaN or Inf in a hidden state, an attention row or the logits.",
 )
 REPETITION_LOOP: Final = _attribute(
     "corevital.health.repetition_loop", Type.BOOLEAN, "The last layer's states stopped changing."

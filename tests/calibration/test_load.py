@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from corevital.calibration.baseline import Baseline
 from corevital.calibration.load import CalibrationError, Calibrations, read_calibration
 from tests.calibration.runs import MODEL, healthy_baseline, healthy_record
 
@@ -46,6 +47,7 @@ def test_a_file_of_the_first_version_is_read() -> None:
     assert read.kind == "baseline"
     assert read.model.name == "SmolLM2-135M-Instruct"
     assert read.id.startswith("SmolLM2-135M-Instruct@")
+    assert isinstance(read.content, Baseline)
     assert read.content.runs == 40
     assert len(read.content.distributions) == 3 + 3 * 30
 

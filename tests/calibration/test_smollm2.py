@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from corevital.assess.divergence import Direction, Divergence
+from corevital.calibration.baseline import Baseline
 from corevital.calibration.divergence import Reference
 from corevital.calibration.load import read_calibration
 from corevital.record import GenerationRecord
@@ -32,6 +33,7 @@ TOKENS = 16
 @pytest.fixture(scope="module")
 def baseline() -> Reference:
     file = read_calibration(SMOLLM2)
+    assert isinstance(file.content, Baseline)
     return Reference(file.content, file.id)
 
 

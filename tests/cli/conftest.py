@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -87,21 +88,24 @@ def finished(started: subprocess.Popen[str], timeout: float = 120) -> Finished:
 
 @pytest.fixture
 def tiny_folder(tmp_path: Path) -> Callable[..., str]:
+    """Save tiny models in the test's folder: see ``save_tiny``."""
+    return functools.partial(save_tiny, tmp_path)
+
+
+def save_tiny(
+    parent: Path, family: str, change: Callable[[GenerativeModel], Any] | None = None
+) -> str:
     """Save a tiny model of a family, with a tokenizer that has no chat template, as a folder."""
-
-    def save(family: str, change: Callable[[GenerativeModel], Any] | None = None) -> str:
-        model = tiny_model(family)
-        if change is not None:
-            change(model)
-        folder = tmp_path / f"tiny-{family}"
-        model.save_pretrained(folder)
-        _tiny_tokenizer().save_pretrained(folder)
-        return str(folder)
-
-    return save
+    model = tiny_model(family)
+    if change is not None:
+        change(model)
+    folder = parent / f"tiny-{family}"
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
 
 
-def _tiny_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
     words = ["<pad>", "</s>", "<s>", *(f"word{number}" for number in range(3, VOCABULARY))]
     vocabulary = {word: number for number, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="word3"))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
-from corevital.cli.arguments import CalibrateOptions, RunOptions, parse
+from corevital.cli.arguments import CalibrateOptions, CalibrateRiskOptions, RunOptions, parse
 from corevital.record import CaptureMode
 from corevital.version import __version__
 from tests.cli.conftest import Command, finished, process
@@ -77,6 +78,32 @@ def test_a_model_prompts_and_an_output_are_enough_to_calibrate() -> None:
     )
 
 
+def test_a_model_labels_and_an_output_are_enough_to_calibrate_risk() -> None:
+    arguments = ["calibrate-risk", "--model", "gpt2", "--labels", "l.jsonl", "--out", "r.json"]
+
+    least = CalibrateRiskOptions(
+        model="gpt2",
+        prompts="l.jsonl",
+        out="r.json",
+        diagram=None,
+        force=False,
+        limit=None,
+        restart=False,
+        max_new_tokens=128,
+        device="auto",
+        temperature=None,
+        top_k=None,
+        top_p=None,
+        seed=None,
+        debug=False,
+    )
+    assert parse(arguments) == least
+    more = ("--diagram", "r.png", "--force", "--restart", "--limit", "300", "--seed", "4")
+    assert parse([*arguments, *more]) == replace(
+        least, diagram="r.png", force=True, restart=True, limit=300, seed=4
+    )
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -109,7 +136,8 @@ def test_what_is_wrong_is_said_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("walk",), ("run",), ("run", "--model", "gpt2"), ("calibrate",)]
+    "arguments",
+    [(), ("walk",), ("run",), ("run", "--model", "gpt2"), ("calibrate",), ("calibrate-risk",)],
 )
 def test_a_command_without_what_it_needs_is_wrong_usage(
     corevital: Command, arguments: tuple[str, ...]

@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import GenerationMixin
 
+from corevital.calibration.baseline import Baseline
 from corevital.calibration.load import read_calibration
 from corevital.version import __version__
 from tests.calibration.test_load import SMOLLM2
@@ -57,6 +58,12 @@ def calibrate(
     return run
 
 
+def written() -> Baseline:
+    content = read_calibration(OUT).content
+    assert isinstance(content, Baseline)
+    return content
+
+
 def journal_lines() -> list[dict[str, Any]]:
     return [json.loads(line) for line in JOURNAL.read_text(encoding="utf-8").splitlines()]
 
@@ -81,7 +88,7 @@ def test_writes_a_baseline_that_says_how_it_was_made(calibrate: Calibrate, model
 
     assert (status, err) == (0, "Loading tiny-llama ...\n")
     assert f"baseline of tiny-llama, {OUT.stat().st_size / 1000:.0f} kB" in out
-    made = read_calibration(OUT).content
+    made = written()
     assert f"{made.runs} healthy runs, {made.steps} tokens" in out
     assert made.runs + sum(made.left_out.values()) == PROMPTS
     assert made.model.name == Path(model).name
@@ -114,7 +121,7 @@ def test_an_interrupted_command_goes_on_to_the_same_result(
 ) -> None:
     sampled = ("--temperature", "1.5", "--seed", "7")
     assert calibrate(*sampled).status == 0
-    whole = read_calibration(OUT).content
+    whole = written()
     OUT.unlink()
 
     with monkeypatch.context() as patch:
@@ -134,7 +141,7 @@ def test_an_interrupted_command_goes_on_to_the_same_result(
     assert status == 0
     assert f"Going on after 4 of {PROMPTS} prompts" in err
     assert calls[0] == PROMPTS - 4
-    resumed = read_calibration(OUT).content
+    resumed = written()
     assert resumed.model_copy(update={"created": whole.created}) == whole
 
 
@@ -203,7 +210,7 @@ def test_a_prompt_that_fails_is_reported_and_tried_again(
     assert status == 0
     assert "prompts.txt, line 3 is left out: error: the prompt's 2000 tokens and" in err
     assert "1 for error" in out
-    assert read_calibration(OUT).content.left_out["error"] == 1
+    assert written().left_out["error"] == 1
 
 
 def test_runs_with_nan_are_left_out_and_too_few_are_an_error(
@@ -249,7 +256,7 @@ def test_neither_capture_nor_calibration_of_the_environment_matters(
     monkeypatch.setenv("COREVITAL_CALIBRATION", "none.json")
 
     assert calibrate().status == 0
-    layers = {each.layer for each in read_calibration(OUT).content.distributions}
+    layers = {each.layer for each in written().distributions}
     assert layers == {None, 0, 1, 2, 3}
 
 

@@ -47,7 +47,9 @@ def generated(smollm2: LoadedModel) -> dict[str, Generated]:
     """What the model says, by prompt; all in one batch, of which only the last layer is seen."""
     questions = [smollm2.tokenizer.decode(smollm2.chat(q)["input_ids"][0]) for q in NOT_LOOPING]
     observed: list[Observed] = []
-    inputs = smollm2.tokenizer([*LOOPING, *questions], return_tensors="pt", padding=True)
+    inputs = smollm2.tokenizer(
+        [*LOOPING, *questions], return_tensors="pt", padding=True, add_special_tokens=False
+    )
     with (
         in_memory_telemetry() as telemetry,
         instrumented(telemetry, capture="summary", on_generation=observed.append),
@@ -131,7 +133,7 @@ def loops_if_all_states_were_alike(tokens: list[int]) -> tuple[Loop, ...]:
 
 def loops_when_forced(loaded: LoadedModel, tokens: list[int]) -> tuple[Loop, ...]:
     """The loops of a text that the model itself is made to say, after a line of its own."""
-    start = loaded.tokenizer("Here is the text:\n\n")["input_ids"]
+    start = loaded.tokenizer("Here is the text:\n\n", add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         model: Any = loaded.model
         outputs = model(
@@ -142,7 +144,7 @@ def loops_when_forced(loaded: LoadedModel, tokens: list[int]) -> tuple[Loop, ...
 
 
 def tokens_of(loaded: LoadedModel, text: str) -> list[int]:
-    tokens = loaded.tokenizer(text)["input_ids"]
+    tokens = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
     assert isinstance(tokens, list)
     return tokens
 

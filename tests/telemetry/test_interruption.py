@@ -286,7 +286,9 @@ def test_an_exception_at_any_line_reaches_the_caller_and_leaves_nothing_behind(
                 if traces := left_behind(model, hooks):
                     left.append((lines.struck, traces))
             else:
-                swallowed.append(lines.struck)
+                # A generation may run a line or two less than the one whose lines were counted.
+                if lines.struck:
+                    swallowed.append(lines.struck)
 
     assert swallowed == []
     assert left == []

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corevital.calibration.estimators import ESTIMATORS
+from corevital.calibration.features import LOGITS
 from corevital.calibration.fit_risk import (
     FOLDS,
     LabelledRuns,
@@ -68,8 +69,11 @@ def held_out(
 
     Raises:
         TooFewLabels: there is nothing to learn.
+        ValueError: a run's logits were not observed.
     """
     check_runs(runs)
+    if not all(LOGITS in each.groups for each in runs.observations):
+        raise ValueError("the logits of every run must have been observed")
     amounts = captures(runs)
     calibrated = {"+".join(groups): np.full(len(runs), np.nan) for groups in amounts}
     for fitted, scored in folds(runs) if splits is None else splits:

@@ -6,7 +6,7 @@ all: a feature is never made up for what was not observed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -31,6 +31,8 @@ Pairs = Iterator[tuple[str, float]]
 Estimates = Mapping[str, float]
 Columns = tuple[tuple[str, ...], Values]
 """Names of C columns, and their values ``[C, L, S]``."""
+
+_Column = NDArray[np.floating] | NDArray[np.integer]
 
 _ALL_LAYERS: Final = slice(None)
 _LAST_LAYER_ONLY: Final = slice(-1, None)
@@ -151,7 +153,7 @@ def _hidden_columns(hidden: HiddenColumns, layers: slice) -> Columns:
 
 
 def _attention_columns(attention: AttentionColumns, layers: slice) -> Columns:
-    columns = {
+    columns: dict[str, _Column] = {
         "entropy": attention.entropy_mean,
         "normalized_entropy": attention.normalized_entropy_mean,
         "entropy.min": attention.entropy_min,
@@ -168,7 +170,7 @@ def _attention_columns(attention: AttentionColumns, layers: slice) -> Columns:
     return tuple(columns), values
 
 
-def _stacked(columns: list[NDArray[np.floating] | NDArray[np.integer]], layers: slice) -> Values:
+def _stacked(columns: Sequence[_Column], layers: slice) -> Values:
     """Columns ``[S, L]`` as ``[C, L, S]``: sums over layers are then sums of whole rows."""
     steps, width = columns[0][:, layers].shape
     values = np.empty((len(columns), width, steps))

@@ -12,6 +12,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 
 from corevital.calibration.estimators import RAUQ, logarithms
 from corevital.calibration.features import ATTENTION, HIDDEN, LAST_LAYER, LOGITS, PROMPT
@@ -120,11 +121,15 @@ def captures(runs: LabelledRuns) -> list[tuple[str, ...]]:
     Raises:
         TooFewLabels: too few have any.
     """
-    known = set().union(*(each.groups for each in runs.observations))
+    known = frozenset().union(*(each.groups for each in runs.observations))
     offered = [tuple(group for group in groups if group in known) for groups in _CAPTURES]
-    found = [groups for groups in dict.fromkeys(offered) if _suffice(_with(runs, groups))]
+    found: list[tuple[str, ...]] = [
+        groups
+        for groups in dict.fromkeys(offered)
+        if LOGITS in groups and _suffice(_with(runs, groups))
+    ]
     if not found:
-        raise TooFewLabels("of too few runs with labels anything was observed")
+        raise TooFewLabels("the logits were observed in too few of the labelled runs")
     return found
 
 
@@ -148,26 +153,27 @@ def fit_scorer(runs: LabelledRuns, groups: Sequence[str]) -> Scorer:
     The penalty is chosen, and the log-odds are scaled, by predictions for runs that were left out
     (Platt 1999), so that the probabilities hold for runs that were never seen.
     """
-    runs = _with(runs, groups)
+    # The last digits depend on the number of threads, and several only slow such small sums down.
+    with threadpool_limits(1):
+        return _fit_scorer(_with(runs, groups), groups)
+
+
+def _fit_scorer(runs: LabelledRuns, groups: Sequence[str]) -> Scorer:
     names = _names(runs, groups)
     best = (np.inf, _INVERSE_PENALTIES[0], _Scaling(0.0, 0.0))
-    splits = list(folds(runs, _INNER_FOLDS))
-    parts = [(_Space.fit(runs[fitted], names), fitted, tested) for fitted, tested in splits]
+    parts = [_Part.fit(runs, names, *split) for split in folds(runs, _INNER_FOLDS)]
     for inverse_penalty in _INVERSE_PENALTIES:
         log_odds = np.empty(len(runs))
-        for space, fitted, tested in parts:
-            regression = space.regress(runs[fitted], inverse_penalty)
-            log_odds[tested] = regression.decision_function(space.design(runs[tested]))
+        for part in parts:
+            log_odds[part.tested] = part.log_odds(inverse_penalty)
         scaling = _Scaling.fit(log_odds, runs.failed)
         loss = scaling.loss(log_odds, runs.failed)
         if loss < best[0]:
             best = loss, inverse_penalty, scaling
     _, inverse_penalty, scaling = best
     space = _Space.fit(runs, names)
-    familiarity = _familiarity(
-        np.concatenate([part.nearest(runs[tested]) for part, _, tested in parts])
-    )
-    regression = space.regress(runs, inverse_penalty)
+    familiarity = _familiarity(np.concatenate([part.nearest for part in parts]))
+    regression = _regression(space.design(runs), runs.failed, inverse_penalty)
     weights = scaling.slope * regression.coef_[0]
     return Scorer(
         groups=list(groups),
@@ -217,17 +223,13 @@ class _Space:
         components = PCA(rank, svd_solver="full").fit(standard).components_
         projected = standard @ components.T
         # Runs of the same prompt may be the same in all.
-        different = len(np.unique(projected, axis=0))
+        different = len(np.unique(standard, axis=0))
         count = min(_MOST_LANDMARKS, max(1, len(runs) // 4), different)
         clusters = KMeans(count, n_init=1, random_state=0).fit(projected)
         places = clusters.cluster_centers_
         distances = squared_distances(standard, components, places)
         center = np.exp(-_SHARPNESS * distances).mean(axis=0)
         return cls(names, mean, scale, components, places, center)
-
-    def regress(self, runs: LabelledRuns, inverse_penalty: float) -> LogisticRegression:
-        regression = LogisticRegression(C=inverse_penalty, max_iter=10_000)
-        return regression.fit(self.design(runs), runs.failed)
 
     def design(self, runs: LabelledRuns) -> Values:
         """What the regression is fitted to, ``[N, D + J]``."""
@@ -244,6 +246,38 @@ class _Space:
         distances = squared_distances(self.standard(runs), self.components, self.places)
         nearest: Values = distances.min(axis=1)
         return nearest
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What some runs say of others, which were left out.
+
+    ``design`` ``[M, D + J]`` and ``failed`` ``[M]`` are of the runs to fit to, ``left_out`` and
+    ``nearest`` of those to test on, whose indices are ``tested``.
+    """
+
+    design: Values
+    failed: Labels
+    left_out: Values
+    nearest: Values
+    tested: Index
+
+    @classmethod
+    def fit(cls, runs: LabelledRuns, names: tuple[str, ...], fitted: Index, tested: Index) -> _Part:
+        known, unseen = runs[fitted], runs[tested]
+        space = _Space.fit(known, names)
+        return cls(
+            space.design(known), known.failed, space.design(unseen), space.nearest(unseen), tested
+        )
+
+    def log_odds(self, inverse_penalty: float) -> Values:
+        regression = _regression(self.design, self.failed, inverse_penalty)
+        log_odds: Values = regression.decision_function(self.left_out)
+        return log_odds
+
+
+def _regression(design: Values, failed: Labels, inverse_penalty: float) -> LogisticRegression:
+    return LogisticRegression(C=inverse_penalty, max_iter=10_000).fit(design, failed)
 
 
 def _familiarity(nearest: Values) -> Familiarity:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 _IGNORED: Final = re.compile(r"[\"“”„«»*`]")
-_APOSTROPHES: Final = re.compile(r"[‘’]")
+_APOSTROPHES: Final = re.compile(r"[\u2018\u2019]")
 _THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _SPACE: Final = re.compile(r"\s+")
 

@@ -130,8 +130,8 @@ def standardised(values: Values, mean: Values, scale: Values) -> Values:
 def squared_distances(standard: Values, components: Values, places: Values) -> Values:
     """Of runs ``[N, D]`` to landmarks ``[J, R]``, per feature, ``[N, J]``."""
     projected = standard @ components.T
-    apart = projected[:, None, :] - places[None, :, :]
-    squares: Values = np.square(apart).sum(axis=-1) / standard.shape[1]
+    lengths = np.square(projected).sum(axis=1)[:, None] + np.square(places).sum(axis=1)
+    squares: Values = np.maximum(lengths - 2.0 * projected @ places.T, 0.0) / standard.shape[1]
     return squares
 
 

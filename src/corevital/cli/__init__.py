@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from corevital.cli.arguments import CalibrateOptions, parse
+from corevital.cli.arguments import CalibrateOptions, CalibrateRiskOptions, parse
 from corevital.cli.errors import FAILURE, INTERRUPTED, command_error
 
 
@@ -28,6 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             from corevital.cli.calibrate import calibrate
 
             return calibrate(options)
+        if isinstance(options, CalibrateRiskOptions):
+            from corevital.cli.extra import require
+
+            require("calibrate", "sklearn", "matplotlib")
+            from corevital.cli.calibrate_risk import calibrate_risk
+
+            return calibrate_risk(options)
         from corevital.cli.run import run
 
         return run(options)

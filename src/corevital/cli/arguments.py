@@ -27,6 +27,7 @@ examples:
   corevital run --model gpt2 --prompt "Once" --otlp-endpoint http://localhost:4317
   corevital run --model gpt2 --prompt "Once" --json | jq .risk
   corevital calibrate --model gpt2 --prompts prompts.txt --out gpt2.baseline.json
+  corevital calibrate-risk --model gpt2 --labels labels.jsonl --out gpt2.risk.json
 
 Own code needs no command: see corevital.CoreVitalInstrumentor, or run it with
 opentelemetry-instrument."""
@@ -63,6 +64,35 @@ example:
 exit status:
   0 done, 1 failed, 2 wrong usage, 130 interrupted"""
 
+_CALIBRATE_RISK_DESCRIPTION: Final = """\
+Runs prompts whose answers are known, and learns how runs of the model that fail
+differ from the others: afterwards corevital.risk.score is the probability that a
+generation failed. Compares that, on prompts it was not fitted to, with simpler
+scores; prints the result, and draws a reliability diagram. If a simpler score
+ranks as well, nothing is written.
+
+A line of the labels is an object: a "prompt" or "messages", and either "answers",
+of which one has to be in the text, or "failed", whether the text that the same
+command generates is a failure:
+
+  {"prompt": "What is 7 + 5?", "answers": ["12", "twelve"]}
+  {"messages": [{"role": "user", "content": "Write a haiku."}], "failed": true}
+
+At least 100 runs, 20 that failed and 20 that did not, have to remain; several
+hundred are better. Needs: pip install "corevital[calibrate]"."""
+
+_CALIBRATE_RISK_EPILOG: Final = """\
+A command that was interrupted, or did not write, goes on where it stopped when it
+is given again: FILE.partial.jsonl, beside the output, keeps what every run gave
+until then, its text too. Labels may be changed in between, prompts may not.
+
+example:
+  corevital calibrate-risk --model gpt2 --labels labels.jsonl --out gpt2.risk.json
+  corevital run --model gpt2 --prompt "Once" --calibration gpt2.risk.json
+
+exit status:
+  0 done, 1 failed or a simpler score ranks as well, 2 wrong usage, 130 interrupted"""
+
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
@@ -93,9 +123,13 @@ class RunOptions(Decoding):
 
 @dataclass(frozen=True, slots=True)
 class PromptRunsOptions(Decoding):
-    """What every command that runs many prompts was asked for; ``None`` is what was not said."""
+    """What every command that runs many prompts was asked for; ``None`` is what was not said.
+
+    ``prompts`` is the file that has them.
+    """
 
     model: str
+    prompts: str
     out: str
     limit: int | None
     restart: bool
@@ -107,12 +141,22 @@ class PromptRunsOptions(Decoding):
 class CalibrateOptions(PromptRunsOptions):
     """What ``corevital calibrate`` was asked for."""
 
-    prompts: str
+
+@dataclass(frozen=True, slots=True)
+class CalibrateRiskOptions(PromptRunsOptions):
+    """What ``corevital calibrate-risk`` was asked for."""
+
+    diagram: str | None
+    force: bool
 
 
-Options = RunOptions | CalibrateOptions
+Options = RunOptions | CalibrateOptions | CalibrateRiskOptions
 
-_OPTIONS: Final[dict[str, type[Options]]] = {"run": RunOptions, "calibrate": CalibrateOptions}
+_OPTIONS: Final[dict[str, type[Options]]] = {
+    "run": RunOptions,
+    "calibrate": CalibrateOptions,
+    "calibrate-risk": CalibrateRiskOptions,
+}
 
 
 def parse(argv: Sequence[str] | None) -> Options:
@@ -159,6 +203,15 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    _add_calibrate_risk(
+        commands.add_parser(
+            "calibrate-risk",
+            help="learn from labelled runs how likely a run of a model failed",
+            description=_CALIBRATE_RISK_DESCRIPTION,
+            epilog=_CALIBRATE_RISK_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     return parser
 
 
@@ -180,14 +233,39 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         type=_non_empty,
-        help='prompts, one a line; in a .jsonl file, objects such as {"prompt": "Hi"}',
+        help='prompts, one a line; in a .jsonl file, objects such as {"prompt": "Hi"} or '
+        '{"messages": [{"role": "user", "content": "Hi"}]}',
     )
-    add_prompt_runs(parser, out="the baseline")
+    _add_prompt_runs(parser, out="the baseline")
     _add_decoding(parser.add_argument_group("decoding"))
     _add_debug(parser.add_argument_group("output"))
 
 
-def add_prompt_runs(parser: argparse.ArgumentParser, out: str) -> None:
+def _add_calibrate_risk(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    parser.add_argument(
+        "--labels",
+        dest="prompts",
+        required=True,
+        metavar="FILE",
+        type=_non_empty,
+        help="prompts with accepted answers or labels, a JSON object a line",
+    )
+    _add_prompt_runs(parser, out="the risk calibration")
+    parser.add_argument(
+        "--diagram",
+        type=_non_empty,
+        metavar="FILE",
+        help="where the reliability diagram is drawn, as PNG (default: beside the output)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="write even if a simpler score ranks as well"
+    )
+    _add_decoding(parser.add_argument_group("decoding"))
+    _add_debug(parser.add_argument_group("output"))
+
+
+def _add_prompt_runs(parser: argparse.ArgumentParser, out: str) -> None:
     """Options of every command that runs many prompts and writes ``out``."""
     parser.add_argument(
         "--out", required=True, metavar="FILE", type=_non_empty, help=f"where {out} is written"

@@ -1,26 +1,34 @@
-"""Where the commands that make calibrations write them, and for which model."""
+"""Where the commands that make calibrations write them, for which model and how it was run."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from corevital.calibration.identity import ModelIdentity
+from corevital.cli.arguments import Decoding
 from corevital.cli.errors import USAGE, CommandError
 from corevital.cli.load import LoadedModel
+from corevital.cli.prompts import Prompt, digest
+from corevital.version import __version__
 
 
-def output_file(path: str) -> Path:
-    """The path of a file that can be written.
+def output_file(path: str, option: str = "--out") -> Path:
+    """The path of a file that can be written, given with ``option``.
 
     Raises:
         CommandError: it is a folder, or there is no folder to write it in.
     """
     out = Path(path)
     if out.is_dir():
-        raise CommandError(f"--out {path} is a folder", USAGE)
+        raise CommandError(f"{option} {path} is a folder", USAGE)
     if not out.parent.is_dir():
-        raise CommandError(f"--out {path}: there is no folder {out.parent}", USAGE)
+        raise CommandError(f"{option} {path}: there is no folder {out.parent}", USAGE)
     return out
 
 
@@ -36,7 +44,31 @@ def identity_of(loaded: LoadedModel) -> ModelIdentity:
     return ModelIdentity.of(describe_model(loaded.model))
 
 
-def write_calibration(out: Path, content: str) -> None:
+def conditions(
+    loaded: LoadedModel, prompts: Sequence[Prompt], decoding: Decoding
+) -> dict[str, Any]:
+    """How the runs were made: what a run should have in common with them to be compared."""
+    return {
+        "prompts": digest(prompts),
+        "chat_template": loaded.has_chat_template,
+        "device": loaded.device,
+        "dtype": loaded.dtype,
+        **{each.name: getattr(decoding, each.name) for each in fields(Decoding)},
+    }
+
+
+def creation(*packages: str) -> dict[str, Any]:
+    """When a calibration is made and with which versions, those of ``packages`` among them."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_with": {
+            "corevital": __version__,
+            **{name: version(name) for name in ("torch", "transformers", *packages)},
+        },
+    }
+
+
+def write_whole(out: Path, content: bytes) -> None:
     """Write the file whole or not at all.
 
     Raises:
@@ -44,7 +76,7 @@ def write_calibration(out: Path, content: str) -> None:
     """
     unfinished = out.with_name(f"{out.name}.tmp")
     try:
-        unfinished.write_text(content + "\n", encoding="utf-8")
+        unfinished.write_bytes(content)
         os.replace(unfinished, out)
     except OSError as error:
         raise CommandError(f"cannot write {out}: {error.strerror}") from error

@@ -9,24 +9,30 @@ from typing import Any
 from corevital.cli.arguments import Decoding
 from corevital.cli.errors import USAGE, CommandError
 from corevital.cli.load import LoadedModel
+from corevital.cli.prompts import Messages
 
 
-def prompt_inputs(loaded: LoadedModel, prompt: str) -> tuple[dict[str, Any], bool]:
-    """The inputs of ``generate`` for ``prompt``, and whether it went through a chat template."""
+def prompt_inputs(loaded: LoadedModel, prompt: str | Messages) -> dict[str, Any]:
+    """The inputs of ``generate`` for ``prompt``, through the chat template if there is one.
+
+    Raises:
+        CommandError: the prompt is a conversation, and there is none.
+    """
     tokenizer = loaded.tokenizer
-    is_chat = bool(getattr(tokenizer, "chat_template", None))
-    if is_chat:
+    if loaded.has_chat_template:
         inputs = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
+            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt,
             add_generation_prompt=True,
             return_tensors="pt",
             return_dict=True,
         )
-    else:
+    elif isinstance(prompt, str):
         inputs = tokenizer(prompt, return_tensors="pt")
+    else:
+        raise CommandError("messages need a chat template, which this model does not have", USAGE)
     # Some tokenizers give more, which some models refuse.
     names = [name for name in ("input_ids", "attention_mask") if name in inputs]
-    return {name: inputs[name].to(loaded.device) for name in names}, is_chat
+    return {name: inputs[name].to(loaded.device) for name in names}
 
 
 def generate(

@@ -26,6 +26,11 @@ class LoadedModel:
     device: str
     dtype: str
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether prompts go through a template that makes them a conversation."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
 
 def loading_status(console: Console, source: Source) -> AbstractContextManager[object]:
     """Show that a model is being loaded.

@@ -85,7 +85,7 @@ def observe(
     found: list[Observed] = []
     interrupted = False
     with instrumented(telemetry, settings, found.append):
-        inputs, is_chat = prompt_inputs(loaded, options.prompt)
+        inputs = prompt_inputs(loaded, options.prompt)
         try:
             token_ids = generate(loaded, inputs, options, write)
         except KeyboardInterrupt:
@@ -103,7 +103,7 @@ def observe(
         span_id=f"{found[0].span_id:016x}",
         prompt=options.prompt,
         prompt_tokens=inputs["input_ids"].shape[-1],
-        is_chat=is_chat,
+        is_chat=loaded.has_chat_template,
         text=decode(token_ids, skip_special_tokens=True),
         token_texts=tuple(decode([token]) for token in record.token_ids.tolist()),
         device=loaded.device,

@@ -1,4 +1,4 @@
-"""Shows how far a command is that runs many prompts."""
+"""Shows how far a long command is."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ _SECONDS_BETWEEN_LINES: Final = 30.0
 
 
 @contextmanager
-def prompt_progress(console: Console, done: int, total: int) -> Iterator[Callable[[int], None]]:
+def progress(
+    console: Console, things: str, total: int, done: int = 0
+) -> Iterator[Callable[[int], None]]:
     """A bar at a terminal, else a line now and then; call the result with how many are done."""
     if not console.is_terminal:
-        yield _lines(console, total)
+        yield _lines(console, things, total)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -33,18 +35,18 @@ def prompt_progress(console: Console, done: int, total: int) -> Iterator[Callabl
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("Prompts", total=total, completed=done)
-        yield lambda count: progress.update(task, completed=count)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(things.capitalize(), total=total, completed=done)
+        yield lambda count: bar.update(task, completed=count)
 
 
-def _lines(console: Console, total: int) -> Callable[[int], None]:
+def _lines(console: Console, things: str, total: int) -> Callable[[int], None]:
     said = time.monotonic()
 
     def show(done: int) -> None:
         nonlocal said
         if time.monotonic() - said >= _SECONDS_BETWEEN_LINES:
             said = time.monotonic()
-            console.print(f"{done} of {total} prompts", highlight=False)
+            console.print(f"{done} of {total} {things}", highlight=False)
 
     return show

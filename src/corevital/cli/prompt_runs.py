@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk._logs import LoggerProvider
@@ -14,12 +14,13 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from corevital.calibration.identity import ModelIdentity
 from corevital.cli.arguments import Decoding
+from corevital.cli.calibration_file import conditions
 from corevital.cli.errors import INTERRUPTED, CommandError, first_line, is_out_of_memory
 from corevital.cli.generate import generate, prompt_inputs
 from corevital.cli.journal import Journal
 from corevital.cli.load import LoadedModel
 from corevital.cli.observe import instrumented
-from corevital.cli.prompts import Prompt, digest
+from corevital.cli.prompts import Prompt
 from corevital.version import __version__
 
 if TYPE_CHECKING:
@@ -62,10 +63,7 @@ def journal_header(
         "task": task,
         "version": __version__,
         "model": identity.model_dump(),
-        "device": loaded.device,
-        "dtype": loaded.dtype,
-        "prompts": digest(prompts),
-        **{each.name: getattr(decoding, each.name) for each in fields(Decoding)},
+        **conditions(loaded, prompts, decoding),
     }
 
 
@@ -120,7 +118,7 @@ def _run(
     """Run one prompt; ``found`` is where the instrumentation leaves what it observes."""
     found.clear()
     try:
-        inputs, _ = prompt_inputs(loaded, prompt.text)
+        inputs = prompt_inputs(loaded, prompt.content)
         token_ids = generate(loaded, inputs, decoding, None)
     except Exception as error:
         if is_out_of_memory(error):
