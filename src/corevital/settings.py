@@ -173,7 +173,7 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         settings = Settings(**overrides)
         settings.profile_of("default")
-        _ = settings.calibrations
+        settings.calibrations.check_top_k(settings.top_k)
     except CalibrationError as error:
         name = _source("calibration", overrides)
         raise SettingsError(

@@ -67,7 +67,7 @@ def risk_file(model: GenerativeModel, folder: Path) -> Path:
     )
     calibration = RiskCalibration(
         model=ModelIdentity.of(record.model),
-        conditions={},
+        conditions={"capture": {"mode": "full", "top_k": 10}},
         created="2026-01-01T00:00:00+00:00",
         created_with={},
         runs=1000,

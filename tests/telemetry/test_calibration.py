@@ -166,3 +166,11 @@ def test_the_levels_of_a_risk_are_settings(instrument: Instrument, telemetry: Te
     generate(tiny_model("llama"))
 
     assert attributes(telemetry.spans()[0])["corevital.risk.level"] == "critical"
+
+
+def test_risk_is_not_learned_from_another_top_k_mass(
+    tmp_path: Path, instrument: Instrument
+) -> None:
+    path = risk_file(tiny_model("llama"), tmp_path)
+    with pytest.raises(SettingsError, match=r"made with top_k=10, and here it is 5\)$"):
+        instrument(calibration=path, top_k=5)

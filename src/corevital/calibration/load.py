@@ -124,6 +124,22 @@ class Calibrations:
         """
         return cls([read_calibration(path) for path in paths])
 
+    def check_top_k(self, top_k: int) -> None:
+        """Check that the top-k mass is the one that risk was learned from.
+
+        Raises:
+            CalibrationError: a risk calibration was made with another ``top_k``.
+        """
+        for file in self._files:
+            if isinstance(file.content, RiskCalibration) and file.content.top_k not in (
+                None,
+                top_k,
+            ):
+                raise CalibrationError(
+                    file.path,
+                    f"it was made with top_k={file.content.top_k}, and here it is {top_k}",
+                )
+
     def for_model(self, model: ModelDescription) -> Calibration:
         """The calibrations that fit ``model``; that some do not is logged, once for each model."""
         with self._lock:

@@ -153,3 +153,10 @@ class RiskCalibration(_Part):
     failures: NonNegativeInt
     scorers: list[Scorer] = Field(min_length=1)
     evaluation: Evaluation
+
+    @property
+    def top_k(self) -> int | None:
+        """How many tokens the top-k mass of the runs summed, where that is known."""
+        capture = self.conditions.get("capture")
+        top_k = capture.get("top_k") if isinstance(capture, dict) else None
+        return top_k if isinstance(top_k, int) else None
