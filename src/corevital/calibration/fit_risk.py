@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from corevital.calibration.risk import Fallback, Familiarity, Landmarks, Scorer
 from corevital.calibration.scoring import (
     Observation,
     Values,
+    blended,
+    fallback_log_odds,
     mean_logarithm,
     squared_distances,
     standardised,
@@ -37,7 +39,8 @@ _CAPTURES: Final = (
     (LOGITS, LAST_LAYER),
     (LOGITS,),
 )
-_INVERSE_PENALTIES: Final = (0.01, 0.03, 0.1, 0.3)
+# A weaker one ranks no better, and its probabilities are too sure of themselves.
+_INVERSE_PENALTIES: Final = (0.01, 0.03, 0.1)
 _RANK: Final = 40
 _MOST_LANDMARKS: Final = 200
 _SHARPNESS: Final = 2.0
@@ -160,28 +163,20 @@ def fit_scorer(runs: LabelledRuns, groups: Sequence[str]) -> Scorer:
 
 def _fit_scorer(runs: LabelledRuns, groups: Sequence[str]) -> Scorer:
     names = _names(runs, groups)
-    best = (np.inf, _INVERSE_PENALTIES[0], _Scaling(0.0, 0.0))
-    parts = [_Part.fit(runs, names, *split) for split in folds(runs, _INNER_FOLDS)]
-    for inverse_penalty in _INVERSE_PENALTIES:
-        log_odds = np.empty(len(runs))
-        for part in parts:
-            log_odds[part.tested] = part.log_odds(inverse_penalty)
-        scaling = _Scaling.fit(log_odds, runs.failed)
-        loss = scaling.loss(log_odds, runs.failed)
-        if loss < best[0]:
-            best = loss, inverse_penalty, scaling
-    _, inverse_penalty, scaling = best
-    space = _Space.fit(runs, names)
+    parts = [_Part.fit(runs, names, groups, *split) for split in folds(runs, _INNER_FOLDS)]
     familiarity = _familiarity(np.concatenate([part.nearest for part in parts]))
-    regression = _regression(space.design(runs), runs.failed, inverse_penalty)
-    weights = scaling.slope * regression.coef_[0]
+    trials = [_Trial.of(runs, parts, familiarity, penalty) for penalty in _INVERSE_PENALTIES]
+    best = min(trials, key=lambda trial: trial.loss)
+    space = _Space.fit(runs, names)
+    regression = _regression(space.design(runs), runs.failed, best.inverse_penalty)
+    weights = best.learned.slope * regression.coef_[0]
     return Scorer(
         groups=list(groups),
         features=list(names),
         mean=space.mean.tolist(),
         scale=_rounded(space.scale),
         weights=_rounded(weights[: len(names)]),
-        intercept=scaling.slope * float(regression.intercept_[0]) + scaling.intercept,
+        intercept=best.learned.at(float(regression.intercept_[0])),
         landmarks=Landmarks(
             components=[_rounded(row) for row in space.components],
             places=[_rounded(row) for row in space.places],
@@ -190,8 +185,50 @@ def _fit_scorer(runs: LabelledRuns, groups: Sequence[str]) -> Scorer:
             familiarity=familiarity,
         ),
         landmark_weights=_rounded(_LANDMARK_SCALE * weights[len(names) :]),
-        fallback=_fallback(runs, groups),
+        fallback=best.scaled(_fallback(runs, groups)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One penalty, judged by what it says of runs that were left out.
+
+    ``learned`` scales the regression's log-odds, ``all`` those that were blended with the
+    fallback's; ``loss`` is that of the final probabilities.
+    """
+
+    inverse_penalty: float
+    learned: _Scaling
+    all: _Scaling
+    loss: float
+
+    @classmethod
+    def of(
+        cls,
+        runs: LabelledRuns,
+        parts: Sequence[_Part],
+        familiarity: Familiarity,
+        inverse_penalty: float,
+    ) -> _Trial:
+        tested = np.concatenate([part.tested for part in parts])
+        failed = runs.failed[tested]
+        raw = np.concatenate([part.log_odds(inverse_penalty) for part in parts])
+        first = _Scaling.fit(raw, failed)
+        general = np.concatenate([part.general for part in parts])
+        nearest = np.concatenate([part.nearest for part in parts])
+        mixed = blended(first.at(raw), general, nearest, familiarity)
+        second = _Scaling.fit(mixed, failed)
+        learned = _Scaling(second.slope * first.slope, second.at(first.intercept))
+        return cls(inverse_penalty, learned, second, second.loss(mixed, failed))
+
+    def scaled(self, fallback: Fallback) -> Fallback:
+        """The fallback, scaled as it was when it was blended."""
+        return fallback.model_copy(
+            update={
+                "slope": self.all.slope * fallback.slope,
+                "intercept": self.all.at(fallback.intercept),
+            }
+        )
 
 
 def _names(runs: LabelledRuns, groups: Sequence[str]) -> tuple[str, ...]:
@@ -252,22 +289,36 @@ class _Space:
 class _Part:
     """What some runs say of others, which were left out.
 
-    ``design`` ``[M, D + J]`` and ``failed`` ``[M]`` are of the runs to fit to, ``left_out`` and
-    ``nearest`` of those to test on, whose indices are ``tested``.
+    ``design`` ``[M, D + J]`` and ``failed`` ``[M]`` are of the runs to fit to, ``left_out``,
+    ``nearest`` and ``general``, the fallback's log-odds, of those to test on, whose indices are
+    ``tested``.
     """
 
     design: Values
     failed: Labels
     left_out: Values
     nearest: Values
+    general: Values
     tested: Index
 
     @classmethod
-    def fit(cls, runs: LabelledRuns, names: tuple[str, ...], fitted: Index, tested: Index) -> _Part:
+    def fit(
+        cls,
+        runs: LabelledRuns,
+        names: tuple[str, ...],
+        groups: Sequence[str],
+        fitted: Index,
+        tested: Index,
+    ) -> _Part:
         known, unseen = runs[fitted], runs[tested]
         space = _Space.fit(known, names)
         return cls(
-            space.design(known), known.failed, space.design(unseen), space.nearest(unseen), tested
+            design=space.design(known),
+            failed=known.failed,
+            left_out=space.design(unseen),
+            nearest=space.nearest(unseen),
+            general=fallback_log_odds(_fallback(known, groups), unseen.observations),
+            tested=tested,
         )
 
     def log_odds(self, inverse_penalty: float) -> Values:
@@ -334,9 +385,17 @@ class _Scaling:
             return cls(0.0, float(np.log(failures / others)))
         return cls(slope, float(fitted.intercept_[0]))
 
+    @overload
+    def at(self, scores: float) -> float: ...
+    @overload
+    def at(self, scores: Values) -> Values: ...
+    def at(self, scores: float | Values) -> float | Values:
+        """Log-odds at ``scores``."""
+        return self.slope * scores + self.intercept
+
     def loss(self, scores: Values, failed: Labels) -> float:
         """Mean negative log-likelihood of the outcomes, to base e."""
-        log_odds = self.slope * scores + self.intercept
+        log_odds = self.at(scores)
         return float(np.logaddexp(0.0, np.where(failed, -log_odds, log_odds)).mean())
 
 

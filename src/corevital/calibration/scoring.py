@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from corevital.calibration.estimators import estimators, logarithms
 from corevital.calibration.features import features, flat
-from corevital.calibration.risk import RiskCalibration, Scorer
+from corevital.calibration.risk import Fallback, Familiarity, RiskCalibration, Scorer
 from corevital.record import GenerationRecord
 
 Values = NDArray[np.float64]
@@ -100,15 +100,27 @@ class FittedScorer:
         distances = squared_distances(standard, self._components, self._places)
         similarities = np.exp(-self._sharpness * distances) - self._center
         learned = standard @ self._weights + similarities @ self._landmark_weights + self._intercept
-        fallback = self._fallback
-        estimate = mean_logarithm(
-            observations, self._estimators, np.asarray(fallback.mean), np.asarray(fallback.scale)
-        )
-        general = fallback.slope * estimate + fallback.intercept
-        near, far = self._familiarity.near, self._familiarity.far
-        familiar = np.clip((far - distances.min(axis=1)) / (far - near), 0.0, 1.0)
-        blended: Values = familiar * learned + (1.0 - familiar) * general
-        return blended
+        general = fallback_log_odds(self._fallback, observations)
+        return blended(learned, general, distances.min(axis=1), self._familiarity)
+
+
+def fallback_log_odds(fallback: Fallback, observations: Sequence[Observation]) -> Values:
+    """Log-odds of ``N`` observations by their estimators alone, ``[N]``."""
+    mean, scale = np.asarray(fallback.mean), np.asarray(fallback.scale)
+    average = mean_logarithm(observations, fallback.estimators, mean, scale)
+    return fallback.slope * average + fallback.intercept
+
+
+def blended(learned: Values, general: Values, nearest: Values, familiarity: Familiarity) -> Values:
+    """The ``learned`` log-odds of familiar runs, the ``general`` ones of others, ``[N]``.
+
+    ``nearest`` is the squared distance of each to its nearest landmark; between near and far, the
+    weight of what was learned falls linearly from 1 to 0.
+    """
+    near, far = familiarity.near, familiarity.far
+    familiar = np.clip((far - nearest) / (far - near), 0.0, 1.0)
+    mixed: Values = familiar * learned + (1.0 - familiar) * general
+    return mixed
 
 
 def mean_logarithm(

@@ -13,6 +13,7 @@ from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import MOST_STEPS, Chunk, steps_together
 from corevital.capture.masks import LOWEST, additive_mask
 from corevital.capture.previous_token import newest_token_weight, places_within
+from corevital.capture.unobservable import Unobservable
 
 LN2: Final = math.log(2.0)
 _TINY: Final = torch.finfo(torch.float32).tiny
@@ -74,11 +75,11 @@ class ScoreOptions:
         """The keyword arguments of an attention function.
 
         Raises:
-            NotImplementedError: the attention has a term that is not known here.
+            Unobservable: the attention has a term that is not known here.
         """
         get = options.get
         if get("position_bias") is not None:
-            raise NotImplementedError("attention with a position bias")
+            raise Unobservable("attention with a position bias")
         return cls(get("scaling"), get("softcap"), get("sliding_window"), get("s_aux") is not None)
 
     def apply(self, scores: Tensor, width: int) -> Tensor:
@@ -223,7 +224,7 @@ class AttentionReducer:
         """Put the rows of all layers by, to be reduced together with those of other steps.
 
         Raises:
-            NotImplementedError: an attention has a term that is not known here.
+            Unobservable: an attention has a term that is not known here.
         """
         for layers in self._grouped():
             positions = tuple(layers.positions)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -31,24 +32,44 @@ def find_decoder_layers(model: nn.Module) -> DecoderLayers | None:
 
     Returns ``None`` when neither finds any layer.
     """
-    decoder = _decoder(model)
-    layers = _declared_layers(decoder) or _layers_by_count(decoder)
-    if not layers:
-        return None
-    return DecoderLayers(
-        decoder,
-        layers,
-        {id(layer): position for position, layer in enumerate(layers)},
-        {id(module): place for place, layer in enumerate(layers) for module in layer.modules()},
-    )
+    for decoder in _decoders(model):
+        layers = _layers(decoder)
+        if layers:
+            return DecoderLayers(
+                decoder,
+                layers,
+                {id(layer): place for place, layer in enumerate(layers)},
+                {id(part): place for place, layer in enumerate(layers) for part in layer.modules()},
+            )
+    return None
 
 
-def _decoder(model: nn.Module) -> nn.Module:
+def _decoders(model: nn.Module) -> Iterator[nn.Module]:
+    """What may be the decoder; the model itself, which has an output head besides, comes last."""
     get_decoder = getattr(model, "get_decoder", None)
-    decoder = get_decoder() if callable(get_decoder) else None
-    if decoder is None or decoder is model:
-        decoder = getattr(model, "base_model", None)
-    return decoder if isinstance(decoder, nn.Module) else model
+    # Some output heads go by the name of decoder, and some models by their own name for the base.
+    yield from _modules_but(model, get_decoder() if callable(get_decoder) else None)
+    yield from _modules_but(model, getattr(model, "base_model", None))
+    text_config = _text_config(model)
+    for child in model.children():
+        if text_config is not None and getattr(child, "config", None) is text_config:
+            yield child
+    yield model
+
+
+def _modules_but(model: nn.Module, candidate: Any) -> Iterator[nn.Module]:
+    if isinstance(candidate, nn.Module) and candidate is not model:
+        yield candidate
+
+
+def _layers(decoder: nn.Module) -> tuple[nn.Module, ...]:
+    declared, listed = _declared_layers(decoder), _layers_by_count(decoder)
+    wrapped = len(declared) == len(listed) and all(
+        any(part is inner for part in outer.modules())
+        for inner, outer in zip(declared, listed, strict=True)
+    )
+    # What is declared may be only a part of a layer, and its attention another.
+    return listed if wrapped else declared or listed
 
 
 def _declared_layers(decoder: nn.Module) -> tuple[nn.Module, ...]:
@@ -89,8 +110,10 @@ def number_of_layers(model: nn.Module) -> int | None:
 
 def decoder_size(model: nn.Module, name: str) -> int | None:
     """A whole number of the (text) configuration, ``None`` when it has none of that name."""
-    config = getattr(model, "config", None)
-    if hasattr(config, "get_text_config"):
-        config = cast("Any", config).get_text_config(decoder=True)
-    size = getattr(config, name, None)
+    size = getattr(_text_config(model), name, None)
     return size if isinstance(size, int) else None
+
+
+def _text_config(model: nn.Module) -> Any:
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config

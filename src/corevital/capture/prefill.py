@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from corevital.capture.attention import AttentionCall
 from corevital.capture.prompt import LayerTransformation, PromptAttention, prompt_surprisal
+from corevital.capture.unobservable import Unobservable
 
 
 class Prefill:
@@ -32,18 +33,40 @@ class Prefill:
         self._last_states: Tensor | None = None
 
     def layer(self, position: int, args: tuple[Any, ...], states: Tensor) -> None:
-        """One layer's output ``[B, P, D]``."""
+        """One layer's output ``[B, P, D]``.
+
+        Raises:
+            Unobservable: the layer has more or fewer positions than the prompt has tokens.
+        """
+        self._must_be_the_prompt(states.shape[1])
         before = args[0] if args and isinstance(args[0], Tensor) else None
         self.transformation.observe(position, before, states)
 
     def last_layer(self, position: int, states: Tensor) -> None:
-        """The decoder's output ``[B, P, D]``, after the final norm."""
+        """The decoder's output ``[B, P, D]``, after the final norm.
+
+        Raises:
+            Unobservable: it has more or fewer positions than the prompt has tokens.
+        """
+        self._must_be_the_prompt(states.shape[1])
         self.transformation.observe(position, None, states)
         self._last_states = states
 
     def attention(self, call: AttentionCall) -> None:
-        """One layer's attention over the prompt."""
+        """One layer's attention over the prompt; not of layers that only the newest token reaches.
+
+        Raises:
+            Unobservable: it has more or fewer queries than the prompt has tokens.
+        """
+        if call.query.shape[2] == 1:
+            return
+        self._must_be_the_prompt(call.query.shape[2])
         self.attention_maps.observe(call)
+
+    def _must_be_the_prompt(self, positions: int) -> None:
+        tokens = self.valid.shape[1]
+        if positions != tokens:
+            raise Unobservable(f"the layers see {positions} positions for {tokens} prompt tokens")
 
     def logits(self, model: nn.Module, logits: Tensor) -> None:
         """The model's own logits ``[B, 1 or P, V]``, which those for the surprisal must equal."""

@@ -16,13 +16,14 @@ from corevital.capture.cache import only_appends
 from corevital.capture.chunk import MOST_STEPS
 from corevital.capture.failure import is_own_failure
 from corevital.capture.hidden import HiddenReducer
-from corevital.capture.layers import DecoderLayers
+from corevital.capture.layers import DecoderLayers, decoder_size
 from corevital.capture.logits import LogitsReducer
 from corevital.capture.masks import padding_mask
 from corevital.capture.plan import CapturePlan
 from corevital.capture.prefill import Prefill
 from corevital.capture.previous_token import middle_layers
 from corevital.capture.transfer import PendingCopy
+from corevital.capture.unobservable import Unobservable
 from corevital.record import CaptureMode, LogitColumns
 
 _logger: Final = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ class GenerationRun:
         self._layer_position = layers.layer_position if layers is not None else {}
         self._position_inside = layers.position_inside if layers is not None else {}
         self._states: dict[int, Tensor] = {}
+        self._rows: int | None = None
+        self._width = decoder_size(model, "hidden_size")
         self._observing_forward = False
         self._token_due = False
         self._inside_attention = False
@@ -95,6 +98,7 @@ class GenerationRun:
             return
         self._observing_forward = True
         self._states.clear()
+        self._rows = _rows(args, kwargs)
         append_only = only_appends(kwargs.get("past_key_values"))
         self._observed("attention", lambda: self.attention.begin_step(append_only=append_only))
         if self.steps == 0:
@@ -121,12 +125,28 @@ class GenerationRun:
         if position in self._states:
             # The hook of another run on the same layer.
             return
-        states = output[0] if isinstance(output, tuple) else output
+        states = self._hidden_states(output)
+        if states is None:
+            return
         self._states[position] = states
         if states.shape[1] > 1:
             self._observed("hidden", self._keep_newest, position)
             if self._reading_prompt is not None and position != self._last:
                 self._observed("prompt", self._reading_prompt.layer, position, args, states)
+
+    def _hidden_states(self, output: Any) -> Tensor | None:
+        """``[B, Q, D]`` of what a layer or decoder returns; ``None`` when it is nothing like that.
+
+        Some layers keep several residual streams side by side, or have the batch elsewhere; some
+        decoders project what their last layer returns to another width.
+        """
+        if isinstance(output, tuple | list):
+            output = output[0]
+        states = getattr(output, "last_hidden_state", output)
+        if not isinstance(states, Tensor) or states.dim() != 3:
+            return None
+        expected = self._rows in (None, states.shape[0]) and self._width in (None, states.shape[2])
+        return states if expected else None
 
     def _keep_newest(self, position: int) -> None:
         # A copy, because a view would keep the states of a whole prompt alive.
@@ -140,7 +160,9 @@ class GenerationRun:
         """The decoder returns its last hidden states, after the final norm."""
         if not self._observing_forward:
             return
-        states = output[0] if isinstance(output, tuple) else output.last_hidden_state
+        states = self._hidden_states(output)
+        if states is None:
+            return
         self._states[self._last] = states
         if states.shape[1] > 1:
             self._observed("hidden", self._keep_newest, self._last)
@@ -199,8 +221,11 @@ class GenerationRun:
         if "attention" not in self.unavailable:
             self._observed("attention", self.attention.end_step, step)
         if self._reading_prompt is not None:
-            self._observed("prompt", self._reading_prompt.logits, self.model, output.logits)
+            self._observed("prompt", self._read_prompt, self._reading_prompt, output)
             self._reading_prompt = None
+
+    def _read_prompt(self, prefill: Prefill, output: Any) -> None:
+        prefill.logits(self.model, output.logits)
 
     def _add_states(self, step: int) -> None:
         states, self._states = self._states, {}
@@ -285,6 +310,9 @@ class GenerationRun:
 
     def _fail(self, signal: str, error: Exception) -> None:
         """End a signal because observing it failed; raise what was not CoreVital's failure."""
+        if isinstance(error, Unobservable):
+            self.unavailable[signal] = str(error)
+            return
         if not is_own_failure(error):
             raise error
         self.failed_signals.append(signal)
@@ -292,6 +320,14 @@ class GenerationRun:
         if (signal, type(error)) not in _already_logged:
             _already_logged.add((signal, type(error)))
             _logger.warning("Observing %s failed; the generation goes on.", signal, exc_info=error)
+
+
+def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """How many sequences a forward pass is given, ``None`` where that cannot be told."""
+    for given in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args[:1]):
+        if isinstance(given, Tensor):
+            return given.shape[0]
+    return None
 
 
 def _prompt_unobservable(
