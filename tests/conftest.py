@@ -18,6 +18,16 @@ from tests.providers import Telemetry, in_memory_telemetry
 from tests.smollm2 import LoadedModel, load, with_eager_attention
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How thoroughly the architectures of transformers are tried."""
+    parser.addoption(
+        "--zoo",
+        choices=("core", "full"),
+        default="core",
+        help="the decoding modes that every architecture is tried with (default: %(default)s)",
+    )
+
+
 def pytest_configure() -> None:
     """Forget the OpenTelemetry and CoreVital settings of whoever runs the tests."""
     for name in list(os.environ):

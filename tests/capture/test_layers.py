@@ -7,7 +7,9 @@ from torch import nn
 
 from corevital.capture.layers import find_decoder_layers
 from tests.models import FAMILIES, LAYERS, tiny_model
+from tests.zoo.architectures import COMPLETE, Architecture
 
+in_this_release = pytest.mark.skipif(not COMPLETE, reason="not in this release of transformers")
 DECODER_ONLY = [family for family in FAMILIES if family not in ("t5", "bart")]
 
 
@@ -31,6 +33,41 @@ def test_modules_inside_a_layer_belong_to_it() -> None:
     for position, layer in enumerate(found.layers):
         assert all(found.position_inside[id(module)] == position for module in layer.modules())
         assert found.layer_position[id(layer)] == position
+
+
+@in_this_release
+def test_layers_that_wrap_what_is_declared() -> None:
+    model = Architecture("zamba", "ZambaForCausalLM").build()
+    found = find_decoder_layers(model)
+    assert found is not None
+    assert list(found.layers) == list(model.get_submodule("model.layers").children())
+    attention = [
+        place
+        for place, layer in enumerate(found.layers)
+        for module in layer.modules()
+        if type(module).__name__ == "ZambaAttention"
+    ]
+    assert attention == [1, 3]
+
+
+@in_this_release
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        # Its get_decoder gives the output head.
+        Architecture("modernbert-decoder", "ModernBertDecoderForCausalLM"),
+        # These have a base model by a name that they do not declare.
+        Architecture("llama4_text", "Llama4ForCausalLM"),
+        Architecture("mllama", "MllamaForCausalLM"),
+    ],
+    ids=str,
+)
+def test_the_decoder_is_what_the_layers_are_in(architecture: Architecture) -> None:
+    model = architecture.build()
+    found = find_decoder_layers(model)
+    assert found is not None
+    assert found.decoder is model.get_submodule("model")
+    assert list(found.layers) == list(model.get_submodule("model.layers").children())
 
 
 def test_a_model_without_layers_has_none() -> None:

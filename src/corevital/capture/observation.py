@@ -206,7 +206,7 @@ class Observation:
             attention=self._captured(
                 "attention", columns is not None and columns.attention is not None
             ),
-            prompt=self._captured("prompt", run.prefill is not None and columns is not None),
+            prompt=self._captured("prompt", columns is not None and _has_prompt(columns)),
             failures=len(run.failed_signals),
             full_from_step=run.full_from_step,
         )
@@ -220,8 +220,15 @@ class Observation:
     def _default_reason(self, signal: str) -> str:
         if self.run.steps == 0:
             return _NO_TOKEN
-        if signal == "prompt":
+        if signal == "prompt" and self.run.prefill is None:
             return _SUMMARY if self._plan.mode is not CaptureMode.FULL else "switched off"
         if signal == "attention":
             return "the attention does not go through the attention interface"
         return "nothing was seen in the forward pass"
+
+
+def _has_prompt(columns: RunColumns) -> bool:
+    """Whether anything was seen of the prompt; of all sequences of a call it is the same."""
+    prompt = columns.prompt[0]
+    parts = (prompt.surprisal, prompt.layer_transformation, prompt.basin, prompt.sparse)
+    return any(part is not None for part in parts)

@@ -141,12 +141,14 @@ class GenerationRun:
         decoders project what their last layer returns to another width.
         """
         if isinstance(output, tuple | list):
-            output = output[0]
-        states = getattr(output, "last_hidden_state", output)
-        if not isinstance(states, Tensor) or states.dim() != 3:
+            output = output[0] if output else None
+        if not isinstance(output, Tensor):
+            output = getattr(output, "last_hidden_state", None)
+        if not isinstance(output, Tensor) or output.dim() != 3:
             return None
-        expected = self._rows in (None, states.shape[0]) and self._width in (None, states.shape[2])
-        return states if expected else None
+        rows, _, width = output.shape
+        expected = self._rows in (None, rows) and self._width in (None, width)
+        return output if expected else None
 
     def _keep_newest(self, position: int) -> None:
         # A copy, because a view would keep the states of a whole prompt alive.

@@ -1,0 +1,128 @@
+"""Models whose layers return something else than one stream of hidden states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import OPTConfig, OPTForCausalLM
+
+from corevital import GenerationRecord
+from tests.capture.observe import observe
+from tests.models import GenerativeModel, tiny_prompt
+from tests.zoo.architectures import COMPLETE, Architecture
+
+in_this_release = pytest.mark.skipif(not COMPLETE, reason="not in this release of transformers")
+TOKENS = 4
+PROMPT = 12
+
+
+def generated(model: GenerativeModel) -> tuple[Any, GenerationRecord]:
+    """The outputs and the record of a short generation."""
+    prompt = tiny_prompt(1, PROMPT).clamp(max=98)
+    outputs, (record,) = observe(
+        model,
+        input_ids=prompt,
+        max_new_tokens=TOKENS,
+        min_new_tokens=TOKENS,
+        do_sample=False,
+        output_hidden_states=True,
+        return_dict_in_generate=True,
+    )
+    assert record.capture.failures == 0
+    return outputs, record
+
+
+def norms(outputs: Any, layer: int) -> np.ndarray[Any, Any]:
+    """L2 norm of each step's newest state after a layer, by the model's own outputs."""
+    states = torch.stack([step[layer + 1][0, -1] for step in outputs.hidden_states])
+    return torch.linalg.vector_norm(states.float(), dim=-1).numpy()
+
+
+def test_layers_that_return_a_list() -> None:
+    outputs, record = generated(Architecture("openai-gpt", "OpenAIGPTLMHeadModel").build())
+    assert record.hidden is not None
+    assert record.hidden.layers.tolist() == [0, 1]
+    for layer in (0, 1):
+        np.testing.assert_allclose(
+            record.hidden.l2_norm[:, layer], norms(outputs, layer), rtol=1e-5
+        )
+
+
+@in_this_release
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        Architecture("deepseek_v4", "DeepseekV4ForCausalLM"),
+        Architecture("gemma3n_text", "Gemma3nForCausalLM"),
+        Architecture("qwen4_exp_text", "Qwen4ExpForCausalLM"),
+        Architecture("xlnet", "XLNetLMHeadModel"),
+    ],
+    ids=str,
+)
+def test_of_layers_with_several_streams_only_what_the_decoder_returns(
+    architecture: Architecture,
+) -> None:
+    _, record = generated(architecture.build())
+    assert record.capture.hidden.available
+    assert record.hidden is not None
+    assert len(record.hidden.layers) == 1
+    assert np.isfinite(record.hidden.l2_norm).all()
+    assert record.prompt.layer_transformation is None
+
+
+def test_a_decoder_that_projects_to_another_width() -> None:
+    config = OPTConfig(
+        vocab_size=99,
+        hidden_size=32,
+        word_embed_proj_dim=16,
+        ffn_dim=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+    )
+    torch.manual_seed(0)
+    outputs, record = generated(OPTForCausalLM(config).eval())
+    assert record.hidden is not None
+    assert record.hidden.layers.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(record.hidden.l2_norm[:, 0], norms(outputs, 0), rtol=1e-5)
+
+
+@in_this_release
+def test_layers_that_see_more_than_the_prompt() -> None:
+    model = Architecture("cpmant", "CpmAntForCausalLM").build()
+    positions = PROMPT + model.config.prompt_length
+    _, record = generated(model)
+    expected = f"the layers see {positions} positions for {PROMPT} prompt tokens"
+    assert record.capture.prompt.reason == expected
+    assert record.prompt.layer_transformation is None
+    assert record.hidden is not None
+    assert record.hidden.layers.tolist() == [0, 1]
+
+
+@in_this_release
+def test_attention_with_a_position_bias_is_no_failure() -> None:
+    _, record = generated(Architecture("inkling_text", "InklingForCausalLM").build())
+    assert record.capture.attention.reason == "attention with a position bias"
+    assert record.attention is None
+    assert record.capture.hidden.available
+
+
+@in_this_release
+def test_layers_that_see_only_the_newest_token_of_a_prompt() -> None:
+    model = Architecture("gemma4_text", "Gemma4ForCausalLM").build()
+    _, (record,) = observe(model, input_ids=tiny_prompt(1, PROMPT).clamp(max=98), max_new_tokens=2)
+    assert record.capture.failures == 0
+    assert record.capture.prompt.available
+    basin, transformation = record.prompt.basin, record.prompt.layer_transformation
+    assert basin is not None
+    assert transformation is not None
+    assert np.isfinite(basin).all(-1).tolist() == [True, True, False, False]
+    assert np.isfinite(transformation).tolist() == [True, True, False, False]
+
+
+def test_a_prompt_of_which_nothing_is_seen_is_not_captured() -> None:
+    _, record = generated(Architecture("reformer", "ReformerModelWithLMHead").build())
+    assert not record.capture.prompt.available
+    assert record.capture.prompt.reason == "nothing was seen in the forward pass"

@@ -1,0 +1,1 @@
+"""A tiny model of every architecture that transformers generates text with."""
