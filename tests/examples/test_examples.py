@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.examples.programs import (
