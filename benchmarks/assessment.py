@@ -34,6 +34,7 @@ from corevital.assess.uncertainty import uncertainty
 from corevital.calibration.fit_risk import LabelledRuns, fit_scorers
 from corevital.calibration.identity import ModelIdentity
 from corevital.calibration.risk import Evaluation, RiskCalibration
+from corevital.calibration.schema import Capture, Conditions
 from corevital.calibration.scoring import Observation, RiskModel
 from corevital.record import (
     LAGS,
@@ -132,7 +133,10 @@ def random_risk(record: GenerationRecord) -> RiskModel:
     runs = LabelledRuns(observations, failed, np.arange(LABELLED_RUNS))
     calibration = RiskCalibration(
         model=ModelIdentity.of(record.model),
-        conditions={},
+        conditions=Conditions(
+            prompts="", chat_template=False, max_new_tokens=record.steps, device="", dtype=""
+        ),
+        capture=Capture(mode=record.capture.mode, top_k=10),
         created="",
         created_with={},
         runs=LABELLED_RUNS,

@@ -31,10 +31,12 @@ from benchmarks.labelled_runs import LabelledRun, as_labels, conditions, labelle
 from benchmarks.markdown import table
 from benchmarks.resampling import Interval, auroc_interval, difference_interval, perfect_ece
 from benchmarks.short_answers import PER_KIND, questions
+from corevital.calibration.diagram import png, reliability_figure
 from corevital.calibration.evaluate import HEURISTIC, UNCALIBRATED, HeldOut, held_out
 from corevital.calibration.fit_risk import FOLDS, LabelledRuns, TooFewLabels
 from corevital.calibration.quality import BINS, Failures, Scores, auroc, brier, ece
 
+MODEL_NAME: Final = "SmolLM2-135M-Instruct"
 RESULTS: Final = Path(__file__).parent / "results"
 POOLED: Final = "pooled"
 PROBABILITIES: Final = (HEURISTIC, UNCALIBRATED)
@@ -245,8 +247,10 @@ def _range(interval: Interval, form: str = ".3f") -> str:
     return f"{interval.low:{form}} to {interval.high:{form}}"
 
 
-def write(runs: Sequence[LabelledRun], made: dict[str, object], results: str) -> None:
-    """Replace the committed results and labels."""
+def write(
+    runs: Sequence[LabelledRun], made: dict[str, object], results: str, diagram: bytes
+) -> None:
+    """Replace the committed results, labels and reliability diagram."""
     versions = {**made, **{name: version(name) for name in ("numpy", "scikit-learn")}}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "risk_quality.md").write_text(
@@ -256,6 +260,7 @@ def write(runs: Sequence[LabelledRun], made: dict[str, object], results: str) ->
         f"[risk_labels.jsonl](risk_labels.jsonl).\n\n{results}\n",
         encoding="utf-8",
     )
+    (RESULTS / "reliability.png").write_bytes(diagram)
     names = ("kind", "prompt", "answers", "reply", "failed")
     lines = [
         json.dumps({name: getattr(run, name) for name in names}, ensure_ascii=False) for run in runs
@@ -277,12 +282,17 @@ def main() -> None:
         task = progress.add_task("Generating", total=len(asked))
         runs = labelled_runs(asked, options.model, options.runs, lambda: progress.advance(task))
     try:
-        results = "\n".join(report(compare(runs, options.repeats)))
+        compared = compare(runs, options.repeats)
     except TooFewLabels as error:
         sys.exit(f"{error}; --per-kind asks for more")
+    results = "\n".join(report(compared))
     print(results)
     if options.write:
-        write(runs, conditions(options.model), results)
+        by_prompt, failed = compared.by_prompt, np.array([run.failed for run in runs])
+        name = Path(options.model).name if options.model else MODEL_NAME
+        heuristic = by_prompt.others[HEURISTIC]
+        figure = reliability_figure(name, failed, by_prompt.fullest, heuristic)
+        write(runs, conditions(options.model), results, png(figure))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from corevital.calibration.identity import ModelIdentity
 from corevital.calibration.risk import Evaluation, RiskCalibration
 from corevital.calibration.scoring import Observation, Values, probabilities
 from corevital.record import GenerationRecord
-from tests.calibration.runs import MODEL
+from tests.calibration.runs import CAPTURE, CONDITIONS, MODEL
 from tests.instrumentation import instrumented
 from tests.models import GenerativeModel, tiny_prompt
 from tests.providers import in_memory_telemetry
@@ -88,7 +88,8 @@ def risk_calibration(runs: LabelledRuns, **changes: Any) -> RiskCalibration:
     """A calibration fitted to ``runs``, not evaluated; ``changes`` replace fields."""
     fields: dict[str, Any] = {
         "model": ModelIdentity.of(MODEL),
-        "conditions": {"max_new_tokens": 24},
+        "conditions": CONDITIONS,
+        "capture": CAPTURE,
         "created": "2026-01-01T00:00:00+00:00",
         "created_with": {"corevital": "0.1.0"},
         "runs": len(runs),

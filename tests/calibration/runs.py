@@ -7,14 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from corevital.calibration.baseline import Baseline, Conditions
+from corevital.calibration.baseline import Baseline
 from corevital.calibration.build import summarize
 from corevital.calibration.divergence import Reference
 from corevital.calibration.identity import ModelIdentity
 from corevital.calibration.quantities import run_of
-from corevital.record import Floats, GenerationRecord, ModelDescription
+from corevital.calibration.schema import Capture, Conditions
+from corevital.record import CaptureMode, Floats, GenerationRecord, ModelDescription
 from tests.assess.records import attention_columns, hidden_columns, logit_columns, record
 
+CONDITIONS = Conditions(
+    prompts="sha256:0", chat_template=True, max_new_tokens=24, device="cpu", dtype="float32"
+)
+CAPTURE = Capture(mode=CaptureMode.FULL, top_k=10)
 MODEL = ModelDescription("org/model", "llama", "LlamaForCausalLM", 4, 32, 128)
 HEADS = 8
 
@@ -64,10 +69,8 @@ def baseline_of(records: list[GenerationRecord], **changes: Any) -> Baseline:
     common = summarize(runs)
     fields: dict[str, Any] = {
         "model": ModelIdentity.of(MODEL),
-        "conditions": Conditions(
-            prompts="sha256:0", chat_template=True, max_new_tokens=24, device="cpu", dtype="float32"
-        ),
-        "capture": {"mode": "full", "top_k": 10},
+        "conditions": CONDITIONS,
+        "capture": CAPTURE,
         "created": "2026-01-01T00:00:00+00:00",
         "created_with": {"corevital": "0.1.0"},
         "runs": len(runs),

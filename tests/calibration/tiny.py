@@ -16,7 +16,7 @@ from corevital.calibration.risk import (
     Scorer,
 )
 from corevital.telemetry.pipeline import Observed
-from tests.calibration.runs import baseline_of
+from tests.calibration.runs import CAPTURE, CONDITIONS, baseline_of
 from tests.instrumentation import instrumented
 from tests.models import GenerativeModel, tiny_prompt
 from tests.providers import in_memory_telemetry
@@ -67,7 +67,8 @@ def risk_file(model: GenerativeModel, folder: Path) -> Path:
     )
     calibration = RiskCalibration(
         model=ModelIdentity.of(record.model),
-        conditions={"capture": {"mode": "full", "top_k": 10}},
+        conditions=CONDITIONS,
+        capture=CAPTURE,
         created="2026-01-01T00:00:00+00:00",
         created_with={},
         runs=1000,

@@ -21,6 +21,7 @@ from corevital.capture.attention import (
     head_statistics,
     weight_statistics,
 )
+from corevital.capture.unobservable import Unobservable
 from corevital.record import AttentionColumns
 from tests.capture.observe import observe
 from tests.models import tiny_model, tiny_prompt
@@ -183,5 +184,5 @@ def test_a_position_bias_is_refused_rather_than_ignored() -> None:
     query, key = torch.randn(1, 2, 1, 4), torch.randn(1, 2, 6, 4)
     bias = {"position_bias": torch.zeros(1, 2, 1, 6)}
     reducer.observe(AttentionCall(0, query, key, None, None, bias))
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(Unobservable, match="position bias"):
         reducer.end_step(0)

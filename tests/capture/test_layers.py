@@ -7,9 +7,8 @@ from torch import nn
 
 from corevital.capture.layers import find_decoder_layers
 from tests.models import FAMILIES, LAYERS, tiny_model
-from tests.zoo.architectures import COMPLETE, Architecture
+from tests.zoo.architectures import Architecture, in_this_release
 
-in_this_release = pytest.mark.skipif(not COMPLETE, reason="not in this release of transformers")
 DECODER_ONLY = [family for family in FAMILIES if family not in ("t5", "bart")]
 
 

@@ -12,9 +12,8 @@ from transformers import OPTConfig, OPTForCausalLM
 from corevital import GenerationRecord
 from tests.capture.observe import observe
 from tests.models import GenerativeModel, tiny_prompt
-from tests.zoo.architectures import COMPLETE, Architecture
+from tests.zoo.architectures import Architecture, in_this_release
 
-in_this_release = pytest.mark.skipif(not COMPLETE, reason="not in this release of transformers")
 TOKENS = 4
 PROMPT = 12
 

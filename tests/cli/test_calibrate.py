@@ -93,7 +93,7 @@ def test_writes_a_baseline_that_says_how_it_was_made(calibrate: Calibrate, model
     assert made.runs + sum(made.left_out.values()) == PROMPTS
     assert made.model.name == Path(model).name
     assert (made.model.layers, made.model.hidden_size) == (4, 32)
-    assert made.capture == {"mode": "full", "top_k": 10}
+    assert made.capture.model_dump() == {"mode": "full", "top_k": 10}
     assert made.conditions.max_new_tokens == 5
     assert not made.conditions.chat_template
     assert made.created_with["corevital"] == __version__

@@ -206,8 +206,8 @@ def test_writes_what_ranks_better_and_how_it_was_made(
     made = written()
     assert (made.runs, made.failures) == (RUNS, RUNS // 2)
     assert made.model.name == "tiny-llama"
-    assert made.conditions["max_new_tokens"] == TOKENS
-    assert made.conditions["capture"] == {"mode": "full", "top_k": 10}
+    assert made.conditions.max_new_tokens == TOKENS
+    assert made.capture.model_dump() == {"mode": "full", "top_k": 10}
     assert made.created_with.keys() == {"corevital", "torch", "transformers", "scikit-learn"}
     assert made.evaluation.folds == FOLDS
     assert next(iter(made.evaluation.calibrated.values())).auroc > 0.95

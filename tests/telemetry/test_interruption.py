@@ -15,11 +15,12 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -41,18 +42,73 @@ PATIENCE = 5.0
 TOKENS = 2
 MOST_STRIKES = 800
 NEVER = 0.0
+LIBRARIES = Path(torch.__file__).parents[1]
 
 
-class Cancelled(Exception):
+class Strike(BaseException):
+    """Where the last exception of these tests was raised, from the innermost frame outwards.
+
+    One that another thread raises exists from where something first handles it.
+    """
+
+    frames: ClassVar[list[tuple[str, int]]] = []
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.raised_in(sys._getframe())
+
+    @classmethod
+    def raised_in(cls, frame: FrameType | None) -> None:
+        Strike.frames = [(f.f_code.co_filename, line) for f, line in traceback.walk_stack(frame)]
+
+    @classmethod
+    def caught_by_a_library(cls) -> bool:
+        """Whether it fell into a ``try`` of other code that goes on after such exceptions.
+
+        ``transformers`` has a few: ``is_torchdynamo_exporting`` takes any as an answer.
+        """
+        names = frozenset(each.__name__ for each in cls.__mro__)
+        libraries = (each for each in Strike.frames if Path(each[0]).is_relative_to(LIBRARIES))
+        return any(line in swallowing(source, names) for source, line in libraries)
+
+
+class Cancelled(Strike, Exception):
     """What another thread raises in the one that generates."""
 
 
-class Deadline(RuntimeError):
+class Deadline(Strike, RuntimeError):
     """The same; by its type it could be a failure of CoreVital."""
 
 
-class TimeLimit(AssertionError):
+class TimeLimit(Strike, AssertionError):
     """So is this; a well-known package has such a one."""
+
+
+class TimeIsUp(Strike, TimeoutError):
+    """What a server raises after some seconds."""
+
+
+class Interrupted(Strike, KeyboardInterrupt):
+    """The user's wish to end it."""
+
+
+@functools.cache
+def swallowing(source: str, names: frozenset[str]) -> frozenset[int]:
+    """The lines of a file in a ``try`` that handles exceptions of these types and goes on."""
+    tree = ast.parse(Path(source).read_text(encoding="utf-8"))
+    return frozenset(
+        line
+        for block in ast.walk(tree)
+        if isinstance(block, ast.Try) and any(swallows(each, names) for each in block.handlers)
+        for line in range(block.body[0].lineno, (block.body[-1].end_lineno or 0) + 1)
+    )
+
+
+def swallows(handler: ast.ExceptHandler, names: frozenset[str]) -> bool:
+    """Whether a handler takes one of these types, or names none, and does not raise."""
+    caught = ast.walk(handler.type) if handler.type else map(ast.Name, names)
+    takes = any(isinstance(each, ast.Name) and each.id in names for each in caught)
+    return takes and not any(isinstance(each, ast.Raise) for each in ast.walk(handler))
 
 
 @pytest.fixture
@@ -143,9 +199,9 @@ class GeneratesUntilInterrupted(threading.Thread):
         return ended
 
 
-@pytest.mark.parametrize("error", [Cancelled, Deadline, TimeLimit, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [Cancelled, Deadline, TimeLimit, Interrupted])
 def test_an_exception_thrown_into_the_generating_thread_ends_it(
-    error: type[BaseException],
+    error: type[Strike],
     generate: Callable[[], Any],
     model: GenerativeModel,
     out_of_reach: Callable[[], bool],
@@ -159,22 +215,24 @@ def test_an_exception_thrown_into_the_generating_thread_ends_it(
         time.sleep(delays.uniform(0, duration))
         thread.interrupt(error)
 
-        assert thread.ends_within(PATIENCE) or out_of_reach()
+        ended = thread.ends_within(PATIENCE)
+        assert ended or out_of_reach() or error.caught_by_a_library()
         assert isinstance(thread.ended_by, error | None)
     assert torch.equal(generate(), greedy(model, max_new_tokens=TOKENS, min_new_tokens=TOKENS))
 
 
 @pytest.fixture
-def alarm() -> Iterator[Callable[[float, BaseException], None]]:
+def alarm() -> Iterator[Callable[[float, Strike], None]]:
     """Raises an exception in this thread after some seconds, as time limits do."""
-    errors: list[BaseException] = []
+    errors: list[Strike] = []
 
     def strike(number: int, frame: FrameType | None) -> None:
+        errors[-1].raised_in(frame)
         raise errors[-1]
 
     before = signal.signal(signal.SIGALRM, strike)
 
-    def start(seconds: float, error: BaseException) -> None:
+    def start(seconds: float, error: Strike) -> None:
         errors.append(error)
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
@@ -183,11 +241,11 @@ def alarm() -> Iterator[Callable[[float, BaseException], None]]:
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("error", [TimeoutError, Deadline, TimeLimit])
+@pytest.mark.parametrize("error", [TimeIsUp, Deadline, TimeLimit])
 def test_a_time_limit_ends_the_generation(
-    error: type[Exception],
+    error: type[Strike],
     generate: Callable[[], Any],
-    alarm: Callable[[float, BaseException], None],
+    alarm: Callable[[float, Strike], None],
     out_of_reach: Callable[[], bool],
 ) -> None:
     expected = generate()
@@ -195,7 +253,7 @@ def test_a_time_limit_ends_the_generation(
     delays = random.Random(2)
     for _ in range(STRIKES):
         limit = error("time is up")
-        ended_by: Exception | None = None
+        ended_by: Strike | None = None
         with context_of_its_own():
             give_up = time.monotonic() + PATIENCE
             try:
@@ -204,7 +262,7 @@ def test_a_time_limit_ends_the_generation(
                     generate()
             except error as raised:
                 ended_by = raised
-        assert ended_by is limit or out_of_reach()
+        assert ended_by is limit or out_of_reach() or error.caught_by_a_library()
     assert torch.equal(generate(), expected)
 
 
@@ -264,7 +322,7 @@ def left_behind(model: GenerativeModel, hooks: int) -> list[str]:
 def test_an_exception_at_any_line_reaches_the_caller_and_leaves_nothing_behind(
     generate: Callable[[], Any],
     model: GenerativeModel,
-    alarm: Callable[[float, BaseException], None],
+    alarm: Callable[[float, Strike], None],
 ) -> None:
     expected = generate()
     counting = Lines()

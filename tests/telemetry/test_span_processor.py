@@ -164,8 +164,9 @@ def test_each_provider_gets_the_spans_of_its_own_tracers(
 
     (span,) = telemetry.spans()
     assert is_complete(span)
-    assert parent_identity(span) is not None
-    assert around.get_span_context().span_id == parent_identity(span)[1]  # type: ignore[index]
+    parent = parent_identity(span)
+    assert parent is not None
+    assert around.get_span_context().span_id == parent[1]
     (outer,) = exporter.get_finished_spans()
     assert is_untouched(outer)
     other.shutdown()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    FiniteFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -17,33 +14,15 @@ from pydantic import (
 )
 
 from corevital.calibration import sketch
-from corevital.calibration.identity import ModelIdentity
 from corevital.calibration.quantities import QUANTITIES, Key
+from corevital.calibration.schema import CalibrationContent, Part, one_of
 from corevital.calibration.sketch import Counts
 
 KIND: Final = "baseline"
 VERSION: Final = 1
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Conditions(_Part):
-    """How the runs were made: what a run should have in common with them to be compared."""
-
-    prompts: str
-    chat_template: bool
-    max_new_tokens: PositiveInt
-    temperature: FiniteFloat | None = None
-    top_k: PositiveInt | None = None
-    top_p: FiniteFloat | None = None
-    seed: NonNegativeInt | None = None
-    device: str
-    dtype: str
-
-
-class Distribution(_Part):
+class Distribution(Part):
     """One quantity, at one layer if it has layers, over all steps of all runs.
 
     ``counts`` are those of the sketch's buckets from ``first`` on; the buckets before and after
@@ -52,7 +31,7 @@ class Distribution(_Part):
     quantity's scale.
     """
 
-    quantity: Literal[tuple(QUANTITIES)]  # type: ignore[valid-type]
+    quantity: Annotated[str, one_of(QUANTITIES)]
     layer: NonNegativeInt | None = None
     first: Annotated[int, Field(ge=0, lt=sketch.SIZE)]
     counts: list[NonNegativeInt] = Field(min_length=1)
@@ -83,7 +62,7 @@ class Distribution(_Part):
         return counts
 
 
-class Baseline(_Part):
+class Baseline(CalibrationContent):
     """What healthy runs of one model look like; the content of a calibration file of this kind.
 
     ``lengths`` are the numbers of steps at which healthy runs were compared with each other, and
@@ -94,12 +73,6 @@ class Baseline(_Part):
 
     kind: Literal["baseline"] = KIND
     version: Literal[1] = VERSION
-    model: ModelIdentity
-    conditions: Conditions
-    capture: dict[str, Any]
-    created: str
-    created_with: dict[str, str]
-    runs: PositiveInt
     steps: PositiveInt
     left_out: dict[str, PositiveInt]
     lengths: list[PositiveInt] = Field(min_length=1)

@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from corevital.assess.rauq import rauq
-from corevital.record import AttentionColumns, GenerationRecord, LogitColumns
+from corevital.assess.uncertainty import uncertainty
+from corevital.record import GenerationRecord
 
 RAUQ: Final = "rauq"
 ESTIMATORS: Final = (
@@ -37,28 +37,24 @@ def estimators(record: GenerationRecord) -> dict[str, float]:
     logits = record.logits
     if logits is None or not record.steps:
         return {}
+    known = uncertainty(record)
     with np.errstate(all="ignore"):
-        found = _estimators(logits, record.attention)
+        lowest_margin, mean_mass = logits.margin.min(), logits.top_k_mass.mean(dtype=np.float64)
+    found = {
+        "surprisal.sum": known.negative_log_likelihood,
+        "surprisal.mean": known.negative_log_likelihood_per_token,
+        "surprisal.max": logits.surprisal.max(),
+        "entropy.mean": known.mean_entropy,
+        "entropy.max": known.max_entropy,
+        "margin_deficit.mean": 1.0 - known.mean_margin,
+        "margin_deficit.max": 1.0 - lowest_margin,
+        "top_k_mass_deficit.mean": 1.0 - mean_mass,
+        "top_k_mass_deficit.max": 1.0 - logits.top_k_mass.min(),
+        RAUQ: known.rauq,
+    }
     return {name: float(value) for name, value in found.items() if np.isfinite(value)}
 
 
 def logarithms(found: Mapping[str, float]) -> dict[str, float]:
     """Natural logarithms of estimators, which spread the many that are close to zero."""
     return {name: float(np.log(max(value, _LEAST))) for name, value in found.items()}
-
-
-def _estimators(
-    logits: LogitColumns, attention: AttentionColumns | None
-) -> dict[str, np.floating | float]:
-    found = {
-        "surprisal.sum": logits.surprisal.sum(dtype=np.float64),
-        "surprisal.mean": logits.surprisal.mean(dtype=np.float64),
-        "surprisal.max": logits.surprisal.max(),
-        "entropy.mean": logits.entropy.mean(dtype=np.float64),
-        "entropy.max": logits.entropy.max(),
-        "margin_deficit.mean": 1.0 - logits.margin.mean(dtype=np.float64),
-        "margin_deficit.max": 1.0 - logits.margin.min(),
-        "top_k_mass_deficit.mean": 1.0 - logits.top_k_mass.mean(dtype=np.float64),
-        "top_k_mass_deficit.max": 1.0 - logits.top_k_mass.min(),
-    }
-    return found | {RAUQ: rauq(logits, attention)}

@@ -131,13 +131,10 @@ class Calibrations:
             CalibrationError: a risk calibration was made with another ``top_k``.
         """
         for file in self._files:
-            if isinstance(file.content, RiskCalibration) and file.content.top_k not in (
-                None,
-                top_k,
-            ):
+            made_with = file.content.capture.top_k
+            if isinstance(file.content, RiskCalibration) and made_with != top_k:
                 raise CalibrationError(
-                    file.path,
-                    f"it was made with top_k={file.content.top_k}, and here it is {top_k}",
+                    file.path, f"it was made with top_k={made_with}, and here it is {top_k}"
                 )
 
     def for_model(self, model: ModelDescription) -> Calibration:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     FiniteFloat,
     NonNegativeFloat,
@@ -18,7 +16,7 @@ from pydantic import (
 
 from corevital.calibration.estimators import ESTIMATORS
 from corevital.calibration.features import GROUPS
-from corevital.calibration.identity import ModelIdentity
+from corevital.calibration.schema import CalibrationContent, Part, one_of
 
 KIND: Final = "risk"
 VERSION: Final = 1
@@ -27,18 +25,14 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Vector = list[FiniteFloat]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Fallback(_Part):
+class Fallback(Part):
     """Logistic regression on a mean of estimators, for runs unlike the labelled ones.
 
     The mean is that of the estimators' logarithms, each standardised by its ``mean`` and ``scale``
     over the labelled runs; all weigh the same, and more means riskier.
     """
 
-    estimators: list[Literal[ESTIMATORS]] = Field(min_length=1)  # type: ignore[valid-type]
+    estimators: list[Annotated[str, one_of(ESTIMATORS)]] = Field(min_length=1)
     mean: Vector
     scale: list[PositiveFloat]
     slope: NonNegativeFloat
@@ -51,7 +45,7 @@ class Fallback(_Part):
         return self
 
 
-class Familiarity(_Part):
+class Familiarity(Part):
     """Distances to the nearest landmark: up to ``near`` a run is familiar, from ``far`` on not."""
 
     near: NonNegativeFloat
@@ -64,7 +58,7 @@ class Familiarity(_Part):
         return self
 
 
-class Landmarks(_Part):
+class Landmarks(Part):
     """Typical runs in the space of the features' principal components.
 
     ``components`` ``[R, D]`` project standardised features, ``places`` ``[J, R]`` are the
@@ -79,7 +73,7 @@ class Landmarks(_Part):
     familiarity: Familiarity
 
 
-class Scorer(_Part):
+class Scorer(Part):
     """What scores the runs that have the features of some groups.
 
     Logistic regression on ``D`` standardised ``features`` (``mean``, ``scale``, clipped) and on the
@@ -87,7 +81,7 @@ class Scorer(_Part):
     log-odds of a failure.
     """
 
-    groups: list[Literal[GROUPS]] = Field(min_length=1)  # type: ignore[valid-type]
+    groups: list[Annotated[str, one_of(GROUPS)]] = Field(min_length=1)
     features: list[str] = Field(min_length=1)
     mean: Vector
     scale: list[PositiveFloat]
@@ -116,7 +110,7 @@ class Scorer(_Part):
         return self
 
 
-class Quality(_Part):
+class Quality(Part):
     """How well a score tells failures on runs that it was not fitted to.
 
     ``auroc``: the chance that a failure scores higher than another run. ``ece`` and ``brier``: see
@@ -128,7 +122,7 @@ class Quality(_Part):
     brier: Share | None = None
 
 
-class Evaluation(_Part):
+class Evaluation(Part):
     """Cross-validation grouped by prompt: of the score with each scorer's groups, and of others."""
 
     folds: PositiveInt
@@ -136,7 +130,7 @@ class Evaluation(_Part):
     others: dict[str, Quality]
 
 
-class RiskCalibration(_Part):
+class RiskCalibration(CalibrationContent):
     """Probability of failure, learned from labelled runs of one model.
 
     ``scorers`` stand in the order in which they are tried: the first whose features were all
@@ -145,18 +139,6 @@ class RiskCalibration(_Part):
 
     kind: Literal["risk"] = KIND
     version: Literal[1] = VERSION
-    model: ModelIdentity
-    conditions: dict[str, Any]
-    created: str
-    created_with: dict[str, str]
-    runs: PositiveInt
     failures: NonNegativeInt
     scorers: list[Scorer] = Field(min_length=1)
     evaluation: Evaluation
-
-    @property
-    def top_k(self) -> int | None:
-        """How many tokens the top-k mass of the runs summed, where that is known."""
-        capture = self.conditions.get("capture")
-        top_k = capture.get("top_k") if isinstance(capture, dict) else None
-        return top_k if isinstance(top_k, int) else None

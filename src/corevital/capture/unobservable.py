@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 
-class Unobservable(NotImplementedError):
+class Unobservable(Exception):
     """Why a signal ends here; not a failure, the reason is reported."""

@@ -5,37 +5,33 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from corevital.calibration.baseline import Baseline, Conditions
+from corevital.calibration.baseline import Baseline
 from corevital.calibration.build import LEAST_RUNS, TooFewRuns, summarize
 from corevital.calibration.health import unhealthy
-from corevital.calibration.identity import ModelIdentity
 from corevital.calibration.quantities import Run, run_of
 from corevital.cli.arguments import CalibrateOptions
 from corevital.cli.calibration_file import (
-    conditions,
-    creation,
     identity_of,
     journal_path,
+    origin,
     output_file,
     write_whole,
 )
 from corevital.cli.errors import USAGE, CommandError
 from corevital.cli.journal import Journal
-from corevital.cli.load import LoadedModel, load_model, loading_status, warner
+from corevital.cli.load import loaded_model
 from corevital.cli.observe import observation_settings
 from corevital.cli.prompt_file import LEFT_OUT, check_chat, counted, left_out, run_file
 from corevital.cli.prompt_runs import PromptResult, journal_header
 from corevital.cli.prompts import Prompt, read_prompts
-from corevital.cli.quiet import quiet_libraries
 from corevital.cli.source import locate
 from corevital.record import CaptureMode
-from corevital.settings import StepEvents, load_settings
+from corevital.settings import StepEvents
 
 if TYPE_CHECKING:
     # Its module imports transformers, which has to wait until the loading is announced.
@@ -59,17 +55,12 @@ def calibrate(options: CalibrateOptions) -> int:
     out = output_file(options.out)
     source = locate(options.model)
     notes = Console(file=sys.stderr)
-    with ExitStack() as stack:
-        with loading_status(notes, source):
-            if not options.debug:
-                stack.enter_context(quiet_libraries(show_downloads=notes.is_terminal))
-            loaded = load_model(source, options.device, warner(notes))
+    with loaded_model(source, options.device, notes, debug=options.debug) as loaded:
         check_chat(loaded, prompts, options.prompts)
-        identity = identity_of(loaded)
-        header = journal_header("baseline", loaded, identity, prompts, options)
+        header = journal_header("baseline", loaded, identity_of(loaded), prompts, options)
         journal = Journal(journal_path(out), header, restart=options.restart)
         results = run_file(loaded, prompts, options, settings, journal, _summary, notes)
-        baseline = _baseline(identity, loaded, prompts, options, settings, results)
+        baseline = _baseline(results, origin(loaded, prompts, options, settings))
     write_whole(out, f"{baseline.model_dump_json()}\n".encode())
     journal.delete()
     _report(out, baseline)
@@ -83,14 +74,7 @@ def _summary(prompt: Prompt, observed: Observed, text: str) -> dict[str, Any]:
     return {"run": run_of(observed.record).to_json()}
 
 
-def _baseline(
-    identity: ModelIdentity,
-    loaded: LoadedModel,
-    prompts: Sequence[Prompt],
-    options: CalibrateOptions,
-    settings: dict[str, Any],
-    results: Sequence[PromptResult],
-) -> Baseline:
+def _baseline(results: Sequence[PromptResult], made: dict[str, Any]) -> Baseline:
     reasons = Counter(reason for each in results if (reason := left_out(each)) is not None)
     runs = [Run.from_json(each.summary["run"]) for each in results if left_out(each) is None]
     try:
@@ -98,16 +82,13 @@ def _baseline(
     except TooFewRuns as error:
         raise CommandError(f"{error}; left out: {counted(reasons) or 'none'}") from error
     return Baseline(
-        model=identity,
-        conditions=Conditions(**conditions(loaded, prompts, options)),
-        capture={"mode": CaptureMode.FULL.value, "top_k": load_settings(**settings).top_k},
         runs=len(runs),
         steps=sum(run.steps for run in runs),
         left_out=dict(reasons),
         lengths=common.lengths,
         limits=common.limits,
         distributions=common.distributions,
-        **creation(),
+        **made,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,12 @@ from corevital.calibration.fit_risk import (
     check_labels,
     fit_scorers,
 )
-from corevital.calibration.identity import ModelIdentity
 from corevital.calibration.risk import Evaluation, RiskCalibration
 from corevital.cli.arguments import CalibrateRiskOptions
 from corevital.cli.calibration_file import (
-    conditions,
-    creation,
     identity_of,
     journal_path,
+    origin,
     output_file,
     write_whole,
 )
@@ -35,17 +32,16 @@ from corevital.cli.errors import INTERRUPTED, USAGE, CommandError
 from corevital.cli.evaluation_table import evaluation_table, score_name
 from corevital.cli.journal import Journal
 from corevital.cli.labels import Label, read_labels
-from corevital.cli.load import LoadedModel, load_model, loading_status, warner
+from corevital.cli.load import loaded_model, warner
 from corevital.cli.observe import observation_settings
 from corevital.cli.progress import progress
 from corevital.cli.prompt_file import check_chat, run_file
 from corevital.cli.prompt_runs import journal_header
-from corevital.cli.prompts import Prompt, read_prompts, without_fields
-from corevital.cli.quiet import quiet_libraries
+from corevital.cli.prompts import read_prompts, without_fields
 from corevital.cli.risk_runs import RiskRuns, risk_runs, risk_summary
 from corevital.cli.source import locate
 from corevital.record import CaptureMode
-from corevital.settings import StepEvents, load_settings
+from corevital.settings import StepEvents
 
 
 def calibrate_risk(options: CalibrateRiskOptions) -> int:
@@ -64,16 +60,11 @@ def calibrate_risk(options: CalibrateRiskOptions) -> int:
     out, diagram = _outputs(options)
     source = locate(options.model)
     notes = Console(file=sys.stderr)
-    with ExitStack() as stack:
-        with loading_status(notes, source):
-            if not options.debug:
-                stack.enter_context(quiet_libraries(show_downloads=notes.is_terminal))
-            loaded = load_model(source, options.device, warner(notes))
+    with loaded_model(source, options.device, notes, debug=options.debug) as loaded:
         check_chat(loaded, prompts, options.prompts)
-        identity = identity_of(loaded)
         # Labels are no part of the runs: they can be corrected without running anything again.
         asked = without_fields(prompts)
-        header = journal_header("risk", loaded, identity, asked, options)
+        header = journal_header("risk", loaded, identity_of(loaded), asked, options)
         journal = Journal(journal_path(out), header, restart=options.restart)
         results = run_file(loaded, asked, options, settings, journal, risk_summary, notes)
         runs = risk_runs(results, labels)
@@ -81,9 +72,9 @@ def calibrate_risk(options: CalibrateRiskOptions) -> int:
             scores, quality = _evaluated(runs, notes)
             _report_quality(runs, quality)
             _check_worth(scores, quality, runs, options, notes)
-            how = _how(loaded, prompts, options, settings)
-            calibration = _calibration(identity, how, runs, quality)
-            picture = _picture(identity.name, runs, scores)
+            made = origin(loaded, prompts, options, settings, "scikit-learn")
+            calibration = _calibration(runs, quality, made)
+            picture = _picture(calibration.model.name, runs, scores)
         except KeyboardInterrupt:
             raise CommandError(
                 "interrupted; all runs are kept, and the same command goes on from there",
@@ -157,28 +148,14 @@ def _check_worth(
     warner(notes)(finding)
 
 
-def _how(
-    loaded: LoadedModel,
-    prompts: Sequence[Prompt],
-    options: CalibrateRiskOptions,
-    settings: dict[str, Any],
-) -> dict[str, Any]:
-    capture = {"mode": CaptureMode.FULL.value, "top_k": load_settings(**settings).top_k}
-    return {**conditions(loaded, prompts, options), "capture": capture}
-
-
-def _calibration(
-    identity: ModelIdentity, how: dict[str, Any], runs: RiskRuns, quality: Evaluation
-) -> RiskCalibration:
+def _calibration(runs: RiskRuns, quality: Evaluation, made: dict[str, Any]) -> RiskCalibration:
     failed = runs.labelled.failed
     return RiskCalibration(
-        model=identity,
-        conditions=how,
         runs=len(failed),
         failures=int(failed.sum()),
         scorers=fit_scorers(runs.labelled),
         evaluation=quality,
-        **creation("scikit-learn"),
+        **made,
     )
 
 

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from corevital.calibration.identity import ModelIdentity
+from corevital.calibration.schema import Capture, Conditions
 from corevital.cli.arguments import Decoding
 from corevital.cli.errors import USAGE, CommandError
 from corevital.cli.load import LoadedModel
 from corevital.cli.prompts import Prompt, digest
+from corevital.record import CaptureMode
+from corevital.settings import load_settings
 from corevital.version import __version__
 
 
@@ -44,22 +47,32 @@ def identity_of(loaded: LoadedModel) -> ModelIdentity:
     return ModelIdentity.of(describe_model(loaded.model))
 
 
-def conditions(
-    loaded: LoadedModel, prompts: Sequence[Prompt], decoding: Decoding
-) -> dict[str, Any]:
-    """How the runs were made: what a run should have in common with them to be compared."""
-    return {
-        "prompts": digest(prompts),
-        "chat_template": loaded.has_chat_template,
-        "device": loaded.device,
-        "dtype": loaded.dtype,
+def conditions(loaded: LoadedModel, prompts: Sequence[Prompt], decoding: Decoding) -> Conditions:
+    """How ``prompts`` are run."""
+    return Conditions(
+        prompts=digest(prompts),
+        chat_template=loaded.has_chat_template,
+        device=loaded.device,
+        dtype=loaded.dtype,
         **{each.name: getattr(decoding, each.name) for each in fields(Decoding)},
-    }
+    )
 
 
-def creation(*packages: str) -> dict[str, Any]:
-    """When a calibration is made and with which versions, those of ``packages`` among them."""
+def origin(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    settings: dict[str, Any],
+    *packages: str,
+) -> dict[str, Any]:
+    """The fields of a calibration that say for which model, how, when and with what it was made.
+
+    Versions are those of CoreVital and what it observes, and of ``packages``.
+    """
     return {
+        "model": identity_of(loaded),
+        "conditions": conditions(loaded, prompts, decoding),
+        "capture": Capture(mode=CaptureMode.FULL, top_k=load_settings(**settings).top_k),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "created_with": {
             "corevital": __version__,

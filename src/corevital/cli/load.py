@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+)
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from corevital.cli.errors import CommandError, causes, first_line, is_out_of_memory
+from corevital.cli.quiet import quiet_libraries
 from corevital.cli.source import Source, no_access
 
 _NAMED_WEIGHTS: Final = 3
@@ -58,6 +65,25 @@ def warner(console: Console) -> Callable[[str], None]:
         console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
 
     return warn
+
+
+@contextmanager
+def loaded_model(
+    source: Source, device: str, notes: Console, *, debug: bool
+) -> Iterator[LoadedModel]:
+    """The model of ``source``, announced on ``notes``; inside the block the libraries are quiet.
+
+    With ``debug`` they are not.
+
+    Raises:
+        CommandError: it cannot be loaded; the message says why.
+    """
+    with ExitStack() as stack:
+        with loading_status(notes, source):
+            if not debug:
+                stack.enter_context(quiet_libraries(show_downloads=notes.is_terminal))
+            loaded = load_model(source, device, warner(notes))
+        yield loaded
 
 
 def choose_device(device: str) -> str:

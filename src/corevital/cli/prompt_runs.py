@@ -63,7 +63,7 @@ def journal_header(
         "task": task,
         "version": __version__,
         "model": identity.model_dump(),
-        **conditions(loaded, prompts, decoding),
+        **conditions(loaded, prompts, decoding).model_dump(),
     }
 
 

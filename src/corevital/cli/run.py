@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -16,11 +16,10 @@ from corevital.cli.destination import Destination, resolve_destination
 from corevital.cli.errors import INTERRUPTED, USAGE, CommandError
 from corevital.cli.export import Delivery, Telemetry
 from corevital.cli.json_report import json_report
-from corevital.cli.load import LoadedModel, load_model, loading_status, warner
+from corevital.cli.load import LoadedModel, loaded_model
 from corevital.cli.observe import observation_settings, observe
 from corevital.cli.outcome import Outcome
 from corevital.cli.picture import svg
-from corevital.cli.quiet import quiet_libraries
 from corevital.cli.report import HealthReport, trace_section
 from corevital.cli.source import locate
 from corevital.settings import load_settings
@@ -37,11 +36,7 @@ def run(options: RunOptions) -> int:
     source = locate(options.model)
     # The stream as it is now: during the conversion from GGUF another takes its place.
     notes = Console(file=sys.stderr)
-    with ExitStack() as stack:
-        with loading_status(notes, source):
-            if not options.debug:
-                stack.enter_context(quiet_libraries(show_downloads=notes.is_terminal))
-            loaded = load_model(source, options.device, warner(notes))
+    with loaded_model(source, options.device, notes, debug=options.debug) as loaded:
         if options.calibration is not None:
             _check_calibration(loaded, settings)
         telemetry = Telemetry(destination)
