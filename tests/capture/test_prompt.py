@@ -59,7 +59,7 @@ def test_prompt_surprisal_reference(
     buffer_bytes: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if buffer_bytes is not None:
-        monkeypatch.setattr(prompt_module, "BUFFER_BYTES", buffer_bytes)
+        monkeypatch.setattr(prompt_module, "LOGITS_BYTES", buffer_bytes)
     for case in reference("prompt_surprisal"):
         logits = torch.tensor(case["logits"])[None]
         surprisal, last = prompt_surprisal(
@@ -67,3 +67,11 @@ def test_prompt_surprisal_reference(
         )
         assert surprisal[0].tolist() == pytest.approx(case["surprisal_bits"], abs=1e-3)
         assert torch.equal(last, logits[:, -1])
+
+
+def test_hooks_of_the_application_on_the_head_see_the_applications_calls_only() -> None:
+    head = nn.Linear(4, 8, bias=False)
+    seen: list[object] = []
+    head.register_forward_hook(lambda module, args, output: seen.append(output))
+    prompt_surprisal(torch.randn(1, 3, 4), head, torch.tensor([[1, 2, 3]]))
+    assert seen == []

@@ -207,12 +207,13 @@ def _prompt_columns(run: GenerationRun, rows: int) -> tuple[PromptColumns, ...]:
     surprisal = _checked_surprisal(run, prefill)
     transformation = _by_layer(prefill.transformation.by_layer, run)
     basin = _by_layer(prefill.attention_maps.basin, run)
+    sparse = _sparse(prefill)
     return tuple(
         PromptColumns(
             surprisal=None if surprisal is None else surprisal[row, 1 - count :][: count - 1],
             layer_transformation=None if transformation is None else transformation[:, row],
             basin=None if basin is None else basin[:, row],
-            sparse=_sparse(prefill, row),
+            sparse=sparse[row],
         )
         for row, count in enumerate(counts)
     )
@@ -239,27 +240,39 @@ def _by_layer(tensors: dict[int, Tensor], run: GenerationRun) -> NDArray[np.floa
     return values
 
 
-def _sparse(prefill: Prefill, row: int) -> SparseAttention | None:
-    parts = prefill.attention_maps.sparse
+def _sparse(prefill: Prefill) -> tuple[SparseAttention | None, ...]:
+    """Every sequence's weights above the threshold, with places counted from its first token."""
+    parts, rows = prefill.attention_maps.sparse, prefill.valid.shape[0]
     if not parts:
-        return None
-    padding = int((~prefill.valid[row]).sum())
+        return (None,) * rows
+    padding = (~prefill.valid).sum(-1).cpu().numpy()
     places, weights = [], []
     for part in parts:
         index = part.index.cpu().numpy()
-        layer, batch_row, head, query, key = np.unravel_index(np.maximum(index, 0), part.shape)
-        mine = (index >= 0) & (batch_row == row)
-        position = np.asarray(part.positions)[layer]
-        place = np.stack((position, head, query + part.first_query - padding, key - padding))
-        places.append(place[:, mine])
-        weights.append(to_host(part.weight)[mine])
-    layer, head, query, key = np.concatenate(places, axis=1)
+        used = index >= 0
+        layer, row, head, query, key = np.unravel_index(index[used], part.shape)
+        query, key = query + part.first_query - padding[row], key - padding[row]
+        places.append(np.stack((row, np.asarray(part.positions)[layer], head, query, key)))
+        weights.append(to_host(part.weight)[used])
+    totals = torch.stack([part.total.sum((0, 2)) for part in parts]).sum(0).tolist()
+    by_row, weight = np.concatenate(places, axis=1), np.concatenate(weights)
+    mine = [by_row[0] == row for row in range(rows)]
+    return tuple(
+        _sparse_attention(by_row[1:, mine[row]], weight[mine[row]], totals[row])
+        for row in range(rows)
+    )
+
+
+def _sparse_attention(
+    places: NDArray[np.intp], weight: NDArray[np.float32], total: int
+) -> SparseAttention:
+    layer, head, query, key = places
     return SparseAttention(
         threshold=SPARSE_ABOVE,
         layer=layer.astype(np.int16),
         head=head.astype(np.int16),
         query=query.astype(np.int32),
         key=key.astype(np.int32),
-        weight=np.concatenate(weights),
-        total=sum(int(part.total[:, row].sum()) for part in parts),
+        weight=weight,
+        total=total,
     )

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from corevital.capture.attention import AttentionCall, ScoreOptions, grouped_scores
 from corevital.capture.autocast import unaffected_by_autocast
-from corevital.capture.chunk import BUFFER_BYTES
 from corevital.capture.hidden import cosine
 from corevital.capture.logits import LN2
 from corevital.capture.masks import additive_mask
@@ -18,6 +17,7 @@ from corevital.capture.masks import additive_mask
 SPARSE_ABOVE: Final = 0.01
 MOST_SPARSE_PER_LAYER: Final = 8192
 CHUNK_BYTES: Final = 2 * 2**20
+LOGITS_BYTES: Final = 12 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,13 +248,17 @@ def prompt_surprisal(states: Tensor, head: nn.Module, token_ids: Tensor) -> tupl
     """
     batch, length, _ = states.shape
     vocabulary = getattr(head, "weight", states).shape[0]
-    chunk = max(1, BUFFER_BYTES // (4 * batch * vocabulary))
-    parts = []
-    for start in range(0, length, chunk):
-        logits = head(states[:, start : start + chunk]).float()
-        predicted = token_ids[:, start + 1 : start + 1 + logits.shape[1]]
+    most = max(1, LOGITS_BYTES // (4 * batch * vocabulary))
+    # Each part reads all of the head's weights: as few parts as fit, and even ones.
+    parts = -(-length // most)
+    surprisal: list[Tensor] = []
+    for part in states.tensor_split(parts, dim=1):
+        # Not a call: hooks on the head are the application's, and not for this product.
+        logits = head.forward(part).float()
+        start = sum(each.shape[1] for each in surprisal)
+        predicted = token_ids[:, start + 1 : start + 1 + part.shape[1]]
         # torch.logsumexp takes ten times as long on a CPU.
         log_probabilities = torch.log_softmax(logits[:, : predicted.shape[1]], dim=-1)
         chosen = log_probabilities.gather(-1, predicted.unsqueeze(-1)).squeeze(-1)
-        parts.append(-chosen / LN2)
-    return torch.cat(parts, dim=1), logits[:, -1]
+        surprisal.append(-chosen / LN2)
+    return torch.cat(surprisal, dim=1), logits[:, -1]
