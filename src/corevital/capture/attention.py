@@ -143,7 +143,17 @@ def weight_statistics(weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 _Row = tuple[int, Tensor, int, Any, bool, dict[str, Any], int]
-"""Position, newest query or weights, key count, mask, needs scores, options, query count."""
+"""Position, newest queries or weights, key count, mask, needs scores, options, query count."""
+
+
+def _row_at(rows: _Row, place: int) -> _Row:
+    """One of several newest positions, as if those behind it had not been there."""
+    position, given, keys, mask, needs_scores, options, queries = rows
+    behind = given.shape[2] - 1 - place
+    row = given[:, :, place : place + 1]
+    if not needs_scores:
+        row = row[..., : keys - behind]
+    return position, row, keys - behind, mask, needs_scores, options, queries - behind
 
 
 @dataclass(slots=True)
@@ -193,13 +203,23 @@ class AttentionReducer:
         self._keys: dict[int, Tensor] = {}
         self._blocks: dict[tuple[int, ...], _Block] = {}
         self._append_only = False
+        self._kept = 1
+        self._continues = False
         self.chunks: list[Chunk] = []
         self.previous_token: list[Chunk] = []
         self.heads: dict[int, int] = {}
 
-    def begin_step(self, *, append_only: bool) -> None:
-        """A forward pass begins; ``append_only`` tells whether its cache only appends."""
+    def begin_step(self, *, append_only: bool, positions: int = 1, continues: bool = False) -> None:
+        """A forward pass begins.
+
+        Args:
+            append_only: whether its cache only appends.
+            positions: of how many of its newest positions the rows are kept.
+            continues: whether several queries see keys of forward passes before.
+        """
         self._rows.clear()
+        self._kept = positions
+        self._continues = continues
         if append_only != self._append_only:
             self.reduce()
             self._append_only = append_only
@@ -210,10 +230,10 @@ class AttentionReducer:
         given = query if weights is None else weights
         queries = query.shape[2]
         # A copy where a view would keep the queries of a whole prompt alive.
-        row = given if queries == 1 else given[:, :, -1:].clone()
+        row = given if queries == 1 else given[:, :, -self._kept :].clone()
         keys = key.shape[2]
         previous = self._keys.get(position)
-        if previous is not None and keys != previous.shape[2] + 1:
+        if previous is not None and keys != previous.shape[2] + self._kept:
             # Not what was appended to: the pending steps can no longer be read from it.
             self.reduce()
         # The latest keys replace those before, so that an outgrown cache is let go at once.
@@ -226,6 +246,31 @@ class AttentionReducer:
         Raises:
             Unobservable: an attention has a term that is not known here.
         """
+        self._put_by(step)
+        if not self._append_only:
+            self._keys.clear()
+
+    def end_steps(self, step: int, accepted: int) -> None:
+        """The same for the first ``accepted`` of the positions kept, a step each from ``step`` on.
+
+        Raises:
+            Unobservable: an attention has a term that is not known here, or reaches fewer
+                positions than were kept.
+        """
+        rows, kept = self._rows, self._kept
+        if any(row.shape[2] != kept for _, row, *_ in rows):
+            raise Unobservable("a layer's attention does not reach every candidate")
+        for place in range(accepted):
+            self._rows = [_row_at(row, place) for row in rows]
+            self._put_by(step + place)
+        rejected = kept - accepted
+        self._keys = {
+            position: key[:, :, : key.shape[2] - rejected] for position, key in self._keys.items()
+        }
+        if not self._append_only:
+            self._keys.clear()
+
+    def _put_by(self, step: int) -> None:
         for layers in self._grouped():
             positions = tuple(layers.positions)
             block = self._blocks.get(positions)
@@ -238,7 +283,6 @@ class AttentionReducer:
             block.add(step, layers)
         if not self._append_only:
             self.reduce()
-            self._keys.clear()
 
     def finish(self) -> None:
         """Reduce what is pending, and let go of the keys."""
@@ -258,7 +302,7 @@ class AttentionReducer:
             options = self._options_of(position, given)
             # Without a mask, a prompt sees itself only: what follows in a fixed-size cache is not
             # filled yet.
-            alone = mask is None and queries > 1 and not self._append_only
+            alone = mask is None and queries > 1 and not (self._append_only or self._continues)
             shape, keys = row.shape, min(key_count, queries) if alone else key_count
             for group in groups:
                 if (

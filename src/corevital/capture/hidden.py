@@ -89,6 +89,14 @@ class HiddenReducer:
         if len(self._steps) == self._steps_together:
             self.reduce()
 
+    def reorder(self, rows: Tensor) -> None:
+        """Row ``i`` of the next step follows row ``rows[i]`` ``[B]`` of those before."""
+        self.reduce()
+        if self._previous_last is not None:
+            rows = rows.to(self._previous_last.device, non_blocking=True)
+            self._previous_last = self._previous_last.index_select(1, rows)
+            self._lags.reorder(rows)
+
     @unaffected_by_autocast
     def reduce(self) -> None:
         """Reduce the pending steps to a chunk."""

@@ -15,6 +15,11 @@ class LagCosines:
     def __init__(self) -> None:
         self._recent: Tensor | None = None
 
+    def reorder(self, rows: Tensor) -> None:
+        """Row ``i`` of the next states follows row ``rows[i]`` ``[B]`` of those before."""
+        if self._recent is not None:
+            self._recent = self._recent.index_select(0, rows)
+
     @unaffected_by_autocast
     def of(self, states: Tensor) -> Tensor:
         """Cosines of the next states of the run, several steps in one matrix product.

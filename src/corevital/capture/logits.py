@@ -34,6 +34,25 @@ def logit_statistics(
 
     Entropy and surprisal: Shannon, A Mathematical Theory of Communication (1948).
     """
+    entropy, margin, mass, log_normalizer = distribution_statistics(logits, top_k, scratch)
+    chosen = logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+    return torch.stack((entropy, surprisal(chosen, log_normalizer), margin, mass))
+
+
+def surprisal(logits: Tensor, log_normalizer: Tensor) -> Tensor:
+    """Surprisal, in bits, of tokens with these logits under these distributions."""
+    return (log_normalizer - logits).clamp(min=0.0) / LN2
+
+
+def distribution_statistics(
+    logits: Tensor, top_k: int, scratch: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Statistics of next-token distributions, whatever is chosen from them.
+
+    Args and the first three of the results are those of ``logit_statistics``: entropy (bits),
+    p1 - p2, sum of the top-k probabilities; then the logarithm (nats) of the sum of the exponents
+    of the logits. Each ``[...]``.
+    """
     logits.clamp_(min=_IMPOSSIBLE)
     probabilities = torch.softmax(logits, dim=-1, out=scratch)
     largest = _largest(logits, max(top_k, 2))
@@ -43,15 +62,12 @@ def logit_statistics(
     expected_logit = torch.linalg.vecdot(probabilities, logits)
     entropy = largest[..., 0] * probabilities.sum(-1) - expected_logit - log_peak
     log_normalizer = largest[..., 0] - log_peak
-    chosen = logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
     top = torch.exp(largest - log_normalizer.unsqueeze(-1))
-    return torch.stack(
-        (
-            entropy.clamp(min=0.0) / LN2,
-            (log_normalizer - chosen).clamp(min=0.0) / LN2,
-            top[..., 0] - top[..., 1] if top.shape[-1] > 1 else top[..., 0],
-            top[..., :top_k].sum(-1).clamp(max=1.0),
-        )
+    return (
+        entropy.clamp(min=0.0) / LN2,
+        top[..., 0] - top[..., 1] if top.shape[-1] > 1 else top[..., 0],
+        top[..., :top_k].sum(-1).clamp(max=1.0),
+        log_normalizer,
     )
 
 
@@ -73,7 +89,11 @@ def _largest(logits: Tensor, k: int) -> Tensor:
 
 
 class LogitsReducer:
-    """Collects the logits of a few steps and reduces them together."""
+    """Collects the logits of a few steps and reduces them together.
+
+    Attributes:
+        reduced: how many steps have been reduced.
+    """
 
     def __init__(self, top_k: int, most_steps: int = MOST_STEPS) -> None:
         self._top_k = top_k
@@ -82,6 +102,7 @@ class LogitsReducer:
         self._logits: list[Tensor] = []
         self._buffers: tuple[Tensor, Tensor] | None = None
         self._reduced: list[Tensor] = []
+        self.reduced = 0
 
     @property
     def full(self) -> bool:
@@ -112,6 +133,7 @@ class LogitsReducer:
         pending, self._logits = self._logits[:steps], []
         if not pending:
             return
+        self.reduced += len(pending)
         if self._buffers is None or self._buffers[0].shape[0] < len(pending):
             shape = (len(pending), *pending[0].shape)
             stacked = torch.empty(shape, dtype=torch.float32, device=pending[0].device)

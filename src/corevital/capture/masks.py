@@ -49,12 +49,13 @@ def additive_mask(
     return None if visible is None else _additive(visible)
 
 
-def padding_mask(mask: Any) -> Tensor | None:
+def padding_mask(mask: Any, before: int = 0) -> Tensor | None:
     """Which tokens of a prompt are no padding, by what the model's first forward pass got.
 
     Args:
         mask: ``None``, padding ``[B, P]``, boolean or additive ``[B, H, P, K]``, or such masks by
             the kind of layer.
+        before: how many keys of earlier forward passes precede those of the mask's queries.
 
     Returns:
         ``[B, P]``, 1 or True for a token; ``None`` when that cannot be told or nothing is masked.
@@ -66,7 +67,7 @@ def padding_mask(mask: Any) -> Tensor | None:
     if mask.dim() != 4:
         return None
     # Whatever else it may see, a token sees itself, and nothing sees padding.
-    itself = mask[:, 0].diagonal(dim1=-2, dim2=-1)
+    itself = mask[:, 0].diagonal(before, dim1=-2, dim2=-1)
     return itself if mask.dtype == torch.bool else itself == 0
 
 

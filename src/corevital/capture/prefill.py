@@ -13,7 +13,7 @@ from corevital.capture.unobservable import Unobservable
 
 
 class Prefill:
-    """The first forward pass of a run, over the whole prompt.
+    """The first forward pass of a run, over the whole prompt and perhaps candidates behind it.
 
     Attributes:
         valid: ``[B, P]`` boolean, False at padding.
@@ -22,9 +22,10 @@ class Prefill:
             the model's own, at the last position.
     """
 
-    def __init__(self, input_ids: Tensor, mask: Tensor | None) -> None:
-        self._input_ids = input_ids
-        everything = torch.ones_like(input_ids, dtype=torch.bool)
+    def __init__(self, input_ids: Tensor, mask: Tensor | None, candidates: int = 0) -> None:
+        self._candidates = candidates
+        self._input_ids = self._prompt_of(input_ids)
+        everything = torch.ones_like(self._input_ids, dtype=torch.bool)
         self.valid = everything if mask is None else mask.bool()
         self.attention_maps = PromptAttention(self.valid)
         self.transformation = LayerTransformation(self.valid)
@@ -39,8 +40,8 @@ class Prefill:
             Unobservable: the layer has more or fewer positions than the prompt has tokens.
         """
         self._must_be_the_prompt(states.shape[1])
-        before = args[0] if args and isinstance(args[0], Tensor) else None
-        self.transformation.observe(position, before, states)
+        before = self._prompt_of(args[0]) if args and isinstance(args[0], Tensor) else None
+        self.transformation.observe(position, before, self._prompt_of(states))
 
     def last_layer(self, position: int, states: Tensor) -> None:
         """The decoder's output ``[B, P, D]``, after the final norm.
@@ -49,6 +50,7 @@ class Prefill:
             Unobservable: it has more or fewer positions than the prompt has tokens.
         """
         self._must_be_the_prompt(states.shape[1])
+        states = self._prompt_of(states)
         self.transformation.observe(position, None, states)
         self._last_states = states
 
@@ -61,10 +63,21 @@ class Prefill:
         if call.query.shape[2] == 1:
             return
         self._must_be_the_prompt(call.query.shape[2])
-        self.attention_maps.observe(call)
+        self.attention_maps.observe(self._prompt_of_call(call))
+
+    def _prompt_of(self, positions: Tensor) -> Tensor:
+        """``[B, Q, ...]`` without the candidates; no token of the prompt sees any of them."""
+        return positions[:, : positions.shape[1] - self._candidates]
+
+    def _prompt_of_call(self, call: AttentionCall) -> AttentionCall:
+        if not self._candidates:
+            return call
+        tokens = self.valid.shape[1]
+        weights = None if call.weights is None else call.weights[:, :, :tokens]
+        return call._replace(query=call.query[:, :, :tokens], weights=weights)
 
     def _must_be_the_prompt(self, positions: int) -> None:
-        tokens = self.valid.shape[1]
+        tokens = self.valid.shape[1] + self._candidates
         if positions != tokens:
             raise Unobservable(f"the layers see {positions} positions for {tokens} prompt tokens")
 
@@ -73,7 +86,7 @@ class Prefill:
         head = getattr(model, "get_output_embeddings", lambda: None)()
         if self._last_states is not None and isinstance(head, nn.Module):
             self.surprisal, newest = prompt_surprisal(self._last_states, head, self._input_ids)
-            self.surprisal_error = (newest - logits[:, -1].float()).abs().max()
+            self.surprisal_error = (newest - logits[:, -1 - self._candidates].float()).abs().max()
         self.attention_maps.reduce()
         self.transformation.reduce()
         self.release()
