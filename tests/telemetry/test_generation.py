@@ -528,9 +528,12 @@ def test_a_generation_inside_one_that_cannot_be_observed_is_observed(
     telemetry.span_exporter.clear()
     seen: list[Observed] = []
     instrument(on_generation=seen.append)
-    beam = tiny_model("llama", seed=1)
-    inside = AtStep(1, lambda: greedy(model, tiny_prompt(seed=3)))
-    greedy(beam, num_beams=2, logits_processor=LogitsProcessorList([inside]))
+
+    def retrieving(_: GenerativeModel, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        greedy(model, tiny_prompt(seed=3))
+        return input_ids
+
+    greedy(tiny_model("llama", seed=1), custom_generate=retrieving)
 
     inner, outer = seen
     assert differences(inner.record, expected) == []

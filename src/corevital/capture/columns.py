@@ -49,6 +49,8 @@ class RunColumns:
     Arrays carry the batch as their last axis: ``logits`` ``[4, S, B]``, ``last_layer_cosine``
     ``[S, B]``; but ``lag_cosine`` is ``[S, B, LAGS]``, ``token_ids`` ``[B, S]`` and
     ``prompt_tokens`` ``[B]``. ``prompt_ids`` has ``[P]`` for each sequence, without padding.
+    ``lengths`` ``[B]`` are the steps of each sequence and ``tied`` ``[B]`` tells whether they are
+    those of its tokens, where a run finds that out; ``None`` otherwise.
     """
 
     token_ids: NDArray[np.int64]
@@ -62,6 +64,8 @@ class RunColumns:
     attention_heads: NDArray[np.int64]
     previous_token: LayerColumns | None
     prompt: tuple[PromptColumns, ...]
+    lengths: NDArray[np.int64] | None = None
+    tied: NDArray[np.bool_] | None = None
 
     def logit_columns(self, row: int, steps: int) -> LogitColumns | None:
         """Logit columns of one sequence's first ``steps`` steps."""
@@ -121,18 +125,39 @@ def collect(run: GenerationRun) -> RunColumns | None:
     """Bring a finished run's results to the host; ``None`` when no token was accepted."""
     if run.input_ids is None or run.steps == 0:
         return None
-    token_ids = run.input_ids.cpu().numpy()
-    prompt_length = token_ids.shape[1] - run.steps
-    rows = token_ids.shape[0]
+    ids = run.input_ids.cpu().numpy()
     logits = run.logits.result()
+    return collect_rows(
+        run,
+        ids[:, : run.prompt_length],
+        ids[:, run.prompt_length :],
+        None if logits is None else to_host(logits)[:, : run.steps],
+    )
+
+
+def collect_rows(
+    run: GenerationRun,
+    prompt_ids: NDArray[np.int64],
+    token_ids: NDArray[np.int64],
+    logits: NDArray[np.float32] | None,
+) -> RunColumns:
+    """The columns of the rows of a run's forward passes.
+
+    Args:
+        run: a finished run.
+        prompt_ids: ``[B, P]``, padding included.
+        token_ids: ``[B, S]``.
+        logits: ``[4, S, B]``.
+    """
+    rows, prompt_length = prompt_ids.shape
     hidden = _scatter(run.hidden.chunks, run.steps)
     attention = _scatter(run.attention.chunks, run.steps)
     lag_cosine = _cosines(run.hidden, run.hidden.lag_cosines, run.steps)
     return RunColumns(
-        token_ids=token_ids[:, prompt_length:],
+        token_ids=token_ids,
         prompt_tokens=_prompt_tokens(run, rows, prompt_length),
-        prompt_ids=_prompt_ids(run, token_ids[:, :prompt_length]),
-        logits=None if logits is None else to_host(logits)[:, : run.steps],
+        prompt_ids=_prompt_ids(run, prompt_ids),
+        logits=logits,
         hidden=hidden,
         last_layer_cosine=_cosines(run.hidden, run.hidden.last_layer_cosines, run.steps),
         lag_cosine=None if lag_cosine is None else lag_cosine.astype(np.float16),

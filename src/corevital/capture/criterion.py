@@ -1,12 +1,19 @@
-"""The supported way to learn of every accepted token: a stopping criterion that never stops."""
+"""The supported ways to learn of rows and tokens: a criterion that never stops, and a processor."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
+from corevital.capture.beam_run import BeamRun
 from corevital.capture.run import GenerationRun
 
 
@@ -24,6 +31,23 @@ class TokenObserver(StoppingCriteria):
         return self._run.not_done(input_ids)  # type: ignore[return-value]
 
 
-def with_observer(criteria: list[Any] | None, run: GenerationRun) -> StoppingCriteriaList:
+class RowObserver(LogitsProcessor):
+    """Tells a run of beam search which rows its forward pass was over."""
+
+    def __init__(self, run: BeamRun) -> None:
+        self._run = run
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """``scores`` as they are."""
+        self._run.rows_known(input_ids)
+        return scores
+
+
+def with_row_observer(processors: Iterable[Any] | None, run: BeamRun) -> LogitsProcessorList:
+    """The user's logits processors, in their order, and the observer behind them."""
+    return LogitsProcessorList([*(processors or ()), RowObserver(run)])
+
+
+def with_observer(criteria: Iterable[Any] | None, run: GenerationRun) -> StoppingCriteriaList:
     """The user's stopping criteria, in their order, and the observer behind them."""
     return StoppingCriteriaList([*(criteria or ()), TokenObserver(run)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,12 +33,25 @@ class GenerateCall:
                 value = getattr(config, name, None)
         return value
 
-    def prompt_ids(self) -> list[list[int]]:
-        """Token ids of every prompt, padding removed; none when the prompt is given otherwise."""
+    @property
+    def prompt_length(self) -> int | None:
+        """Positions of the prompt, padding included; ``None`` when it is not given as tokens."""
+        ids = self._given_ids()
+        if ids is None or self.arguments.get("inputs_embeds") is not None:
+            return None
+        return ids.shape[1]
+
+    def _given_ids(self) -> Tensor | None:
         ids = self.arguments.get("inputs")
         if ids is None:
             ids = self.arguments.get("input_ids")
-        if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point():
+        tokens = isinstance(ids, Tensor) and ids.dim() == 2 and not ids.is_floating_point()
+        return ids if tokens else None
+
+    def prompt_ids(self) -> list[list[int]]:
+        """Token ids of every prompt, padding removed; none when the prompt is given otherwise."""
+        ids = self._given_ids()
+        if ids is None:
             return []
         mask = self.arguments.get("attention_mask")
         if not isinstance(mask, Tensor) or mask.shape != ids.shape:
@@ -56,35 +71,62 @@ class GenerateCall:
         return frozenset(value if isinstance(value, list | tuple | set) else [value])
 
 
+class Decoding(StrEnum):
+    """How a call chooses its tokens."""
+
+    STEPS = "steps"
+    BEAMS = "beams"
+    ASSISTED = "assisted"
+    CUSTOM = "custom"
+
+
+def decoding_of(call: GenerateCall) -> Decoding:
+    """How ``generate`` decodes with these settings."""
+    if call.arguments.get("custom_generate") is not None:
+        return Decoding.CUSTOM
+    if (call.setting("num_beams") or 1) > 1:
+        # With more than one beam an assistant is ignored.
+        return Decoding.BEAMS
+    return Decoding.ASSISTED if _is_assisted(call) else Decoding.STEPS
+
+
 def unobservable_decoding(call: GenerateCall) -> str | None:
-    """Why the steps of this call cannot be tied to its tokens; ``None`` for greedy and sampling."""
+    """Why the steps of this call cannot be tied to its tokens; ``None`` where they may be."""
     config = getattr(call.model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
         return "encoder-decoder model"
-    if call.arguments.get("custom_generate") is not None:
-        return "custom generate"
-    if (call.setting("num_beams") or 1) > 1 or call.setting("constraints"):
-        return "beam search"
-    if _is_assisted(call):
-        return "assisted decoding"
     if call.setting("cache_implementation") == "paged":
         return "continuous batching"
+    decoding = decoding_of(call)
+    if decoding is Decoding.CUSTOM:
+        return _compiled_forward(call)
+    if call.setting("constraints") or call.setting("force_words_ids"):
+        return "constrained beam search"
+    if (call.setting("num_beam_groups") or 1) > 1:
+        return "group beam search"
     if call.setting("penalty_alpha") or call.setting("dola_layers"):
         return "contrastive decoding"
-    if call.setting("guidance_scale") not in (None, 1, 1.0):
-        return "classifier-free guidance"
-    if call.setting("prefill_chunk_size"):
-        return "chunked prefill"
-    if not isinstance(call.arguments.get("stopping_criteria"), list | None):
+    if decoding is Decoding.ASSISTED and call.prompt_length is None:
+        return "assisted decoding of a prompt that was not given as tokens"
+    if call.setting("prefill_chunk_size") and call.prompt_length is None:
+        return "chunked prefill of a prompt that was not given as tokens"
+    if not is_list(call.arguments.get("stopping_criteria")):
         return "stopping criteria that are not a list"
+    if decoding is Decoding.BEAMS and not is_list(call.arguments.get("logits_processor")):
+        return "logits processors that are not a list"
     return _compiled_forward(call)
 
 
+def is_list(given: Any) -> bool:
+    """Whether criteria or processors are none, or a collection that can be copied unharmed."""
+    return given is None or isinstance(given, list | tuple | set | frozenset | deque)
+
+
 def _is_assisted(call: GenerateCall) -> bool:
-    names = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
-    return call.arguments.get("assistant_model") is not None or any(
-        call.setting(name) for name in names
-    )
+    if call.arguments.get("assistant_model") is not None or call.setting("use_mtp"):
+        return True
+    names = ("prompt_lookup_num_tokens", "assistant_early_exit")
+    return any(call.setting(name) is not None for name in names)
 
 
 def _compiled_forward(call: GenerateCall) -> str | None:

@@ -6,23 +6,26 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from corevital.capture.active import active_run
+from corevital.capture.assisted_run import AssistedRun
+from corevital.capture.beam_columns import collect_beams
+from corevital.capture.beam_run import BeamRun
 from corevital.capture.columns import RunColumns, collect
-from corevital.capture.criterion import with_observer
-from corevital.capture.decoding import GenerateCall, unobservable_decoding
+from corevital.capture.criterion import with_observer, with_row_observer
+from corevital.capture.decoding import GenerateCall, is_list, unobservable_decoding
 from corevital.capture.eager_functions import observe_eager_functions
 from corevital.capture.hooks import hooked
 from corevital.capture.layers import decoder_size, find_decoder_layers, number_of_layers
 from corevital.capture.plan import CapturePlan
 from corevital.capture.prompt_hash import prompt_hash
-from corevital.capture.run import GenerationRun
+from corevital.capture.start import start_run
 from corevital.record import (
     Captured,
     CaptureMode,
@@ -33,6 +36,7 @@ from corevital.record import (
 
 _OFF: Final = "capture is off"
 _NO_TOKEN: Final = "no token was generated"
+_UNTIED: Final = "the returned sequence is none that the beams went along"
 _SUMMARY: Final = "not part of this capture mode"
 
 
@@ -81,8 +85,8 @@ class Observation:
         self._reason = _OFF if plan.mode is CaptureMode.OFF else None
         self._obstacle = unobservable_decoding(call)
         self._observes = self._reason is None and self._obstacle is None
-        self.run = GenerationRun(
-            call.model, find_decoder_layers(call.model) if self._observes else None, plan
+        self.run = start_run(
+            call, find_decoder_layers(call.model) if self._observes else None, plan
         )
         if self.run.layers is not None:
             observe_eager_functions(self.run.layers)
@@ -92,17 +96,30 @@ class Observation:
     @property
     def sees_tokens(self) -> bool:
         """Whether the call's tokens can be followed, for timing at least."""
-        return self._obstacle is None
+        # Code of a repository gets the arguments of the call as they are, and may look at them.
+        custom = isinstance(self._call.arguments.get("custom_generate"), str)
+        listed = is_list(self._call.arguments.get("stopping_criteria"))
+        return self._obstacle is None and listed and not custom
 
     def stopping_criteria(self) -> Any:
         """The call's stopping criteria, and the observer behind them."""
         return with_observer(self._call.arguments.get("stopping_criteria"), self.run)
 
+    def logits_processors(self) -> Any:
+        """The call's logits processors and an observer behind them; ``None`` if none is needed."""
+        if not isinstance(self.run, BeamRun):
+            return None
+        return with_row_observer(self._call.arguments.get("logits_processor"), self.run)
+
     @contextmanager
     def active(self) -> Iterator[None]:
         """Observe what the current thread generates inside the block."""
         # A call that is not observed must not be taken for part of one around it.
-        token = active_run.set(self.run if self._observes else None)
+        follows = self._observes or (
+            # Its forward passes tell accepted tokens from candidates.
+            self._obstacle is None and isinstance(self.run, AssistedRun)
+        )
+        token = active_run.set(self.run if follows else None)
         try:
             with hooked(self.run.layers):
                 yield
@@ -115,34 +132,32 @@ class Observation:
         return (times - interval.start_counter_ns) / 1e9
 
     def records(
-        self, model: ModelDescription, interval: Interval, returned_length: int | None
+        self, model: ModelDescription, interval: Interval, result: Any
     ) -> list[GenerationRecord]:
-        """One record for each sequence; ``returned_length`` is that of the returned sequences."""
-        columns = self._collect()
+        """One record for each sequence; ``result`` is what ``generate`` returned."""
+        returned = _sequences(result)
+        columns = self._collect(interval, returned)
         report = self._report(columns)
         if columns is None:
             return [self._empty(model, report, interval)]
         steps = columns.token_ids.shape[1]
-        prompt_length = self._prompt_length(steps)
-        if returned_length is not None:
-            steps = min(steps, max(returned_length - prompt_length, 0))
+        if returned is not None:
+            steps = min(steps, max(returned.shape[1] - self.run.prompt_length, 0))
         return [
             self._record(model, report, interval, columns, row, steps)
             for row in range(columns.token_ids.shape[0])
         ]
 
-    def _collect(self) -> RunColumns | None:
+    def _collect(self, interval: Interval, returned: Tensor | None) -> RunColumns | None:
         if not self._collected:
             self._collected = True
             started = time.perf_counter()
-            self.run.finish()
-            self._columns = collect(self.run)
-            self.run.seconds += time.perf_counter() - started
+            run = self.run
+            run.settle(returned, interval.end_counter_ns)
+            run.finish()
+            self._columns = collect_beams(run) if isinstance(run, BeamRun) else collect(run)
+            run.seconds += time.perf_counter() - started
         return self._columns
-
-    def _prompt_length(self, steps: int) -> int:
-        assert self.run.input_ids is not None
-        return int(self.run.input_ids.shape[1]) - steps
 
     def _record(
         self,
@@ -153,12 +168,18 @@ class Observation:
         row: int,
         steps: int,
     ) -> GenerationRecord:
+        if columns.lengths is not None and columns.tied is not None and columns.tied[row]:
+            steps = min(steps, int(columns.lengths[row]))
         token_ids = columns.token_ids[row, :steps]
         ends = np.isin(token_ids, list(self._call.end_tokens))
         stopped = bool(ends.any())
         if stopped:
             steps = int(ends.argmax()) + 1
         times = [interval.at(counter) for counter in self.run.token_times_ns[:steps]]
+        tied = columns.tied is None or bool(columns.tied[row])
+        if not tied:
+            missing = Captured(False, _UNTIED)
+            report = replace(report, logits=missing, hidden=missing, attention=missing)
         return GenerationRecord(
             model=model,
             capture=report,
@@ -167,9 +188,9 @@ class Observation:
             step_time_ns=np.asarray(times, dtype=np.int64),
             start_time_ns=interval.start_time_ns,
             end_time_ns=interval.end_time_ns,
-            logits=columns.logit_columns(row, steps),
-            hidden=columns.hidden_columns(row, steps),
-            attention=columns.attention_columns(row, steps),
+            logits=columns.logit_columns(row, steps) if tied else None,
+            hidden=columns.hidden_columns(row, steps) if tied else None,
+            attention=columns.attention_columns(row, steps) if tied else None,
             prompt=columns.prompt[row],
             finish_reason="stop" if stopped else self._length_reason(steps),
             prompt_hash=prompt_hash(model.name, columns.prompt_ids[row]),
@@ -180,7 +201,7 @@ class Observation:
         most = self._call.setting("max_length")
         if isinstance(most_new, int):
             return "length" if steps >= most_new else "stop"
-        total = self._prompt_length(len(self.run.token_times_ns)) + steps
+        total = self.run.prompt_length + steps
         return "length" if isinstance(most, int) and total >= most else "stop"
 
     def _empty(
@@ -225,6 +246,12 @@ class Observation:
         if signal == "attention":
             return "the attention does not go through the attention interface"
         return "nothing was seen in the forward pass"
+
+
+def _sequences(result: Any) -> Tensor | None:
+    """The token ids ``[B, prompt + S]`` in what ``generate`` returned, ``None`` without any."""
+    sequences = getattr(result, "sequences", result)
+    return sequences if isinstance(sequences, Tensor) and sequences.dim() == 2 else None
 
 
 def _has_prompt(columns: RunColumns) -> bool:

@@ -14,7 +14,9 @@ from corevital.capture.attention import AttentionCall, AttentionReducer
 from corevital.capture.attention_functions import AttentionFunction
 from corevital.capture.cache import only_appends
 from corevital.capture.chunk import MOST_STEPS
+from corevital.capture.chunked_prefill import ChunkedPrefill
 from corevital.capture.failure import is_own_failure
+from corevital.capture.forward_inputs import given_ids, given_rows
 from corevital.capture.hidden import HiddenReducer
 from corevital.capture.layers import DecoderLayers, decoder_size
 from corevital.capture.logits import LogitsReducer
@@ -47,9 +49,16 @@ class GenerationRun:
         failed_signals: the signals whose observation failed.
         seconds: time spent observing.
         full_from_step: the step from which an ``on_risk`` run observed everything.
+        untied: why the forward passes cannot be tied to the tokens; ``None`` when they can.
     """
 
-    def __init__(self, model: nn.Module, layers: DecoderLayers | None, plan: CapturePlan) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: DecoderLayers | None,
+        plan: CapturePlan,
+        chunks: ChunkedPrefill | None = None,
+    ) -> None:
         self.model = model
         self.layers = layers
         self.plan = plan
@@ -59,6 +68,8 @@ class GenerationRun:
         self.failed_signals: list[str] = []
         self.seconds = 0.0
         self.full_from_step: int | None = None
+        self.untied: str | None = None
+        self._chunks = chunks
         most_steps = _ON_RISK_STEPS if plan.mode is CaptureMode.ON_RISK else MOST_STEPS
         self.logits = LogitsReducer(plan.top_k, most_steps)
         self.hidden = HiddenReducer(most_steps)
@@ -90,30 +101,53 @@ class GenerationRun:
         """Tokens known so far."""
         return len(self.token_times_ns)
 
+    @property
+    def prompt_length(self) -> int:
+        """Positions of ``input_ids`` before the first generated token."""
+        return 0 if self.input_ids is None else int(self.input_ids.shape[1]) - self.steps
+
     def forward_starts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model's forward pass begins."""
         if self._token_due:
             # A second forward pass before the token of the first: not one of the decoding loop.
             self._observing_forward = False
             return
+        if self._chunks is not None:
+            self._tie(self._chunks.forward_starts, args, kwargs)
+            if self.untied is not None or not self._chunks.complete:
+                return
         self._observing_forward = True
         self._states.clear()
-        self._rows = _rows(args, kwargs)
-        append_only = only_appends(kwargs.get("past_key_values"))
-        self._observed("attention", lambda: self.attention.begin_step(append_only=append_only))
+        self._rows = given_rows(args, kwargs)
+        self._observed("attention", self._begin_attention, kwargs)
         if self.steps == 0:
+            self._begin_prompt(args, kwargs)
+
+    def _begin_attention(self, kwargs: dict[str, Any]) -> None:
+        append_only = only_appends(kwargs.get("past_key_values"))
+        continues = self._chunks is not None and self.steps == 0
+        self.attention.begin_step(append_only=append_only, continues=continues)
+
+    def _begin_prompt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._chunks is not None and not self._chunks.whole:
+            self.prompt_mask = self._chunks.mask
+            self.unavailable.setdefault("prompt", "chunked prefill")
+        else:
             self.prompt_mask = padding_mask(kwargs.get("attention_mask"))
             self._observed("prompt", self._begin_prefill, args, kwargs)
 
     def _begin_prefill(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.plan.mode is not CaptureMode.FULL or not self.plan.prompt:
             return
-        input_ids = kwargs.get("input_ids", args[0] if args else None)
+        input_ids = given_ids(args, kwargs)
         reason = _prompt_unobservable(input_ids, kwargs, self.plan)
         if reason is not None:
             self.unavailable["prompt"] = reason
         elif input_ids is not None:
-            self.prefill = self._reading_prompt = Prefill(input_ids, self.prompt_mask)
+            self.prefill = self._reading_prompt = self._prefill_of(input_ids)
+
+    def _prefill_of(self, input_ids: Tensor) -> Prefill:
+        return Prefill(input_ids, self.prompt_mask)
 
     def layer_returns(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A decoder layer returns its hidden states."""
@@ -215,7 +249,10 @@ class GenerationRun:
             return
         self._observing_forward = False
         self._token_due = True
-        step = self.steps
+        self._add_step(output, self.steps)
+
+    def _add_step(self, output: Any, step: int) -> None:
+        """Take what the forward pass before token ``step`` showed."""
         if "logits" not in self.unavailable:
             self._observed("logits", self._keep_logits, output)
         if self._states:
@@ -239,6 +276,9 @@ class GenerationRun:
     def token_chosen(self, input_ids: Tensor) -> None:
         """A token was accepted; ``input_ids`` ``[B, prompt + steps]`` ends with it."""
         self.token_times_ns.append(time.perf_counter_ns())
+        self._token_known(input_ids)
+
+    def _token_known(self, input_ids: Tensor) -> None:
         self.input_ids = input_ids
         self._token_due = False
         self._reading_prompt = None
@@ -249,7 +289,7 @@ class GenerationRun:
 
     def _reduce_logits(self) -> None:
         assert self.input_ids is not None
-        chosen = self.input_ids[:, self.input_ids.shape[1] - min(self.logits.pending, self.steps) :]
+        chosen = self.input_ids[:, self.prompt_length + self.logits.reduced :]
         self.logits.reduce(chosen.T)
 
     def _consider_escalation(self) -> None:
@@ -285,9 +325,26 @@ class GenerationRun:
             self._not_done = torch.zeros(rows, dtype=torch.bool, device=input_ids.device)
         return self._not_done
 
+    def untie(self, reason: str) -> None:
+        """Observe nothing any more, and forget all: no token is that of a forward pass."""
+        self.untied = reason
+        self._observing_forward = False
+        self._reading_prompt = None
+        self.unavailable |= dict.fromkeys(("logits", "hidden", "attention", "prompt"), reason)
+
+    def settle(self, returned: Tensor | None, end_counter_ns: int) -> None:
+        """``generate`` ended.
+
+        Args:
+            returned: the sequences ``[B, prompt + S]`` that it returned, if it did.
+            end_counter_ns: when, in nanoseconds of ``time.perf_counter_ns``.
+        """
+
     @torch.no_grad()
     def finish(self) -> None:
         """Reduce what is pending; forget what belongs to a step without a token."""
+        if self.untied is not None:
+            self._forget()
         self._states.clear()
         self._observing_forward = False
         if self.input_ids is not None:
@@ -298,6 +355,23 @@ class GenerationRun:
         self._wrapped.clear()
         if self.prefill is not None:
             self.prefill.release()
+
+    def _tie(self, tie: Callable[..., None], *args: Any) -> None:
+        """Call ``tie``, without which no token is known to be that of a forward pass."""
+        started, before = time.perf_counter(), self.seconds
+        try:
+            tie(*args)
+        except Exception as error:
+            self._fail("tokens", error)
+            self.untie(self.unavailable["tokens"])
+        # What was observed inside has counted its own time already.
+        self.seconds = before + time.perf_counter() - started
+
+    def _forget(self) -> None:
+        self.logits = LogitsReducer(self.plan.top_k)
+        self.hidden = HiddenReducer()
+        self.attention = AttentionReducer()
+        self.prefill = None
 
     def _observed(self, signal: str, observe: Callable[..., None], *args: Any) -> None:
         """Call ``observe``; its failure ends the signal, never the generation."""
@@ -322,14 +396,6 @@ class GenerationRun:
         if (signal, type(error)) not in _already_logged:
             _already_logged.add((signal, type(error)))
             _logger.warning("Observing %s failed; the generation goes on.", signal, exc_info=error)
-
-
-def _rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """How many sequences a forward pass is given, ``None`` where that cannot be told."""
-    for given in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args[:1]):
-        if isinstance(given, Tensor):
-            return given.shape[0]
-    return None
 
 
 def _prompt_unobservable(

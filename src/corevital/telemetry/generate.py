@@ -9,12 +9,13 @@ from typing import Any, Final
 from opentelemetry.context import attach, get_current
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
-from corevital.capture.active import active_run
+from corevital.capture.active import active_run, unobserved
 from corevital.capture.decoding import GenerateCall
 from corevital.telemetry.generation import Generation
 from corevital.telemetry.pipeline import Pipeline
 
 _CRITERIA: Final = "stopping_criteria"
+_PROCESSORS: Final = "logits_processor"
 
 
 class InstrumentedGenerate:
@@ -37,9 +38,12 @@ class InstrumentedGenerate:
     ) -> Any:
         """Call ``generate`` with the user's arguments, and an observer among its criteria."""
         call = GenerateCall(model, dict(zip(self._names, args, strict=False)) | kwargs)
-        # An assistant's generations are steps of the one that it assists.
-        if not is_instrumentation_enabled() or call.setting("is_assistant"):
+        if not is_instrumentation_enabled():
             return generate(*args, **kwargs)
+        if call.setting("is_assistant"):
+            # It drafts for a generation that is under way, perhaps with the same model's layers.
+            with unobserved():
+                return generate(*args, **kwargs)
         context, run = get_current(), active_run.get()
         try:
             return self._generate(generate, call, args, kwargs)
@@ -59,8 +63,12 @@ class InstrumentedGenerate:
         generation = self._pipeline.guard("span", Generation, self._pipeline, call)
         if generation is None:
             return generate(*args, **kwargs)
-        if generation.observation.sees_tokens:
-            args, kwargs = self._with_criteria(generation, args, kwargs)
+        observation = generation.observation
+        if observation.sees_tokens:
+            args, kwargs = self._with(_CRITERIA, observation.stopping_criteria(), args, kwargs)
+            processors = observation.logits_processors()
+            if processors is not None:
+                args, kwargs = self._with(_PROCESSORS, processors, args, kwargs)
         try:
             result = generate(*args, **kwargs)
         except BaseException as error:
@@ -69,11 +77,11 @@ class InstrumentedGenerate:
         self._pipeline.guard("record", generation.succeed, result)
         return result
 
-    def _with_criteria(
-        self, generation: Generation, args: tuple[Any, ...], kwargs: dict[str, Any]
+    def _with(
+        self, name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        criteria = generation.observation.stopping_criteria()
-        place = self._names.index(_CRITERIA)
+        """The arguments with another value for one of them."""
+        place = self._names.index(name)
         if len(args) > place:
-            return (*args[:place], criteria, *args[place + 1 :]), kwargs
-        return args, {**kwargs, _CRITERIA: criteria}
+            return (*args[:place], value, *args[place + 1 :]), kwargs
+        return args, {**kwargs, name: value}

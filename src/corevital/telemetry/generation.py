@@ -118,14 +118,13 @@ class Generation:
 
     def succeed(self, result: Any) -> None:
         """The call returned ``result``."""
-        sequences = getattr(result, "sequences", result)
-        self._end(None, getattr(sequences, "shape", (None,))[-1])
+        self._end(None, result)
 
     def fail(self, error: BaseException) -> None:
         """The call raised ``error``; what was observed until then is kept."""
         self._end(error, None)
 
-    def _end(self, error: BaseException | None, returned_length: int | None) -> None:
+    def _end(self, error: BaseException | None, result: Any) -> None:
         interval = Interval(self._start_time_ns, self._start_counter_ns, time.perf_counter_ns())
         self._observing.close()
         span, invocation = self._span, self._invocation
@@ -139,7 +138,7 @@ class Generation:
                 self.observation,
                 interval,
                 Error.from_exception(error).type if error is not None else None,
-                self._records(span, interval, returned_length),
+                self._records(span, interval, result),
             )
             self._describe_response(delivery.records, error)
             if self._owns_span:
@@ -153,12 +152,10 @@ class Generation:
             else:
                 invocation.fail(error)
 
-    def _records(
-        self, span: Span, interval: Interval, returned_length: int | None
-    ) -> list[GenerationRecord]:
+    def _records(self, span: Span, interval: Interval, result: Any) -> list[GenerationRecord]:
         if not span.is_recording():
             return []
-        return self.observation.records(self._model, interval, returned_length)
+        return self.observation.records(self._model, interval, result)
 
     def _describe_response(
         self, records: list[GenerationRecord], error: BaseException | None

@@ -1,0 +1,66 @@
+"""Follows a prompt that passes through the model in several forward passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from corevital.capture.forward_inputs import cached_positions, given_ids
+from corevital.capture.masks import padding_mask
+from corevital.capture.unobservable import Unobservable
+
+
+class ChunkedPrefill:
+    """Tells which of the forward passes over a prompt predicts the first token: the last.
+
+    Of ``transformers`` 5 all of them are seen; of 4.57 only the last, over the prompt's last token.
+    """
+
+    def __init__(self, prompt_length: int) -> None:
+        self._prompt_length = prompt_length
+        self._passed: int | None = None
+        self._forwards = 0
+        self._began_empty = False
+        self._masks: list[Tensor | None] = []
+
+    @property
+    def whole(self) -> bool:
+        """Whether one forward pass took the whole prompt."""
+        return self._forwards == 1 and self._began_empty
+
+    @property
+    def mask(self) -> Tensor | None:
+        """``[B, P]``, 1 or True for a token of the prompt; ``None`` when that cannot be told."""
+        newest = self._masks[-1] if self._masks else None
+        if newest is not None and newest.shape[1] >= self._prompt_length:
+            return newest
+        known = [mask for mask in self._masks if mask is not None]
+        length = sum(mask.shape[1] for mask in known)
+        return torch.cat(known, dim=1) if length == self._prompt_length else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole prompt passes through the model with the latest forward pass."""
+        return self._passed == self._prompt_length
+
+    def forward_starts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A forward pass begins, over a part of the prompt until that is complete.
+
+        Raises:
+            Unobservable: the forward passes go beyond the prompt, or are not over tokens.
+        """
+        if self.complete:
+            return
+        ids = given_ids(args, kwargs)
+        if ids is None:
+            raise Unobservable("chunked prefill of embeddings")
+        if self._passed is None:
+            self._passed = cached_positions(kwargs)
+            self._began_empty = self._passed == 0
+        self._masks.append(padding_mask(kwargs.get("attention_mask"), self._passed))
+        self._forwards += 1
+        self._passed += ids.shape[1]
+        if self._passed > self._prompt_length:
+            raise Unobservable("chunked prefill that goes beyond the prompt")

@@ -1,0 +1,29 @@
+"""What a forward pass of a language model is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def given_ids(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The token ids ``[B, Q]`` of a forward pass, ``None`` when it is given none."""
+    ids = kwargs.get("input_ids", args[0] if args else None)
+    return ids if isinstance(ids, Tensor) else None
+
+
+def given_rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """How many sequences a forward pass is given, ``None`` where that cannot be told."""
+    for given in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args[:1]):
+        if isinstance(given, Tensor):
+            return given.shape[0]
+    return None
+
+
+def cached_positions(kwargs: dict[str, Any]) -> int:
+    """How many positions the cache of a forward pass holds before it."""
+    cache = kwargs.get("past_key_values")
+    if cache is None or not hasattr(cache, "get_seq_length"):
+        return 0
+    return int(cache.get_seq_length())

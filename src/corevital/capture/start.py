@@ -1,0 +1,28 @@
+"""Chooses how a call of ``generate`` is observed, by how it decodes."""
+
+from __future__ import annotations
+
+from corevital.capture.assisted_run import AssistedRun
+from corevital.capture.beam_run import BeamRun
+from corevital.capture.chunked_prefill import ChunkedPrefill
+from corevital.capture.decoding import Decoding, GenerateCall, decoding_of
+from corevital.capture.layers import DecoderLayers
+from corevital.capture.loop_run import LoopRun
+from corevital.capture.plan import CapturePlan
+from corevital.capture.run import GenerationRun
+
+
+def start_run(call: GenerateCall, layers: DecoderLayers | None, plan: CapturePlan) -> GenerationRun:
+    """The run of a call; ``layers`` are ``None`` when its inside is not observed."""
+    decoding, length = decoding_of(call), call.prompt_length
+    if decoding is Decoding.CUSTOM:
+        embedded = call.arguments.get("inputs_embeds") is not None
+        return LoopRun(call.model, layers, plan, 0 if embedded else length)
+    if decoding is Decoding.ASSISTED and length is not None:
+        return AssistedRun(call.model, layers, plan, length)
+    chunks = None
+    if length is not None and call.setting("prefill_chunk_size"):
+        chunks = ChunkedPrefill(length)
+    if decoding is Decoding.BEAMS:
+        return BeamRun(call.model, layers, plan, call.setting("num_beams"), chunks)
+    return GenerationRun(call.model, layers, plan, chunks)
