@@ -20,17 +20,14 @@ TOKENS = 40
 NOT_ONE_EACH = "the custom loop's tokens are not those of one forward pass each"
 
 
-def with_loop(
-    loop: Callable[..., Any], settings: dict[str, Any] | None = None, /, **arguments: Any
-) -> tuple[Any, list[GenerationRecord]]:
+def with_loop(loop: Callable[..., Any], **arguments: Any) -> tuple[Any, list[GenerationRecord]]:
     """What a loop returned and its records; with CoreVital and without it returns the same."""
     model = tiny_model("llama")
     asked = {"max_new_tokens": TOKENS, "custom_generate": loop} | arguments
-    prompt = asked.setdefault("inputs", tiny_prompt(batch=2))
     torch.manual_seed(5)
-    plain = model.generate(**asked | {"inputs": prompt.clone()})
+    plain = model.generate(tiny_prompt(batch=2), **asked)
     torch.manual_seed(5)
-    result, records = observe(model, settings, **asked)
+    result, records = observe(model, inputs=tiny_prompt(batch=2), **asked)
     assert type(result) is type(plain)
     if isinstance(result, torch.Tensor):
         assert torch.equal(result, plain)
@@ -62,14 +59,14 @@ def cached(model: Any, input_ids: torch.Tensor, stopping_criteria: Any, **_: Any
             return input_ids
 
 
-def library_loop(model: Any, input_ids: torch.Tensor, **options: Any) -> Any:
+def library_loop(model: Any, input_ids: Any, **options: Any) -> Any:
     """The library's own."""
     return GenerationMixin._sample(model, input_ids, **options)
 
 
 @pytest.mark.parametrize("loop", [uncached, cached, library_loop])
 def test_a_loop_with_one_forward_pass_for_each_token(loop: Callable[..., Any]) -> None:
-    sequences, records = with_loop(loop, generation_config=None)
+    sequences, records = with_loop(loop)
     assert [record.steps for record in records] == [TOKENS, TOKENS]
     assert_records_equal_forced(records, tiny_model("llama"), sequences, PROMPT)
     for record in records:

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import LogitsProcessor
 
+from corevital.capture.chunk import MOST_STEPS
 from tests.capture.agreement import assert_record_equals_outputs, close
-from tests.capture.observe import everything_equal, observe
+from tests.capture.observe import everything_equal, observe, observing
 from tests.capture.recomputation import logit_columns, prompt_columns
 from tests.models import GenerativeModel, tiny_model, tiny_prompt
 from tests.smollm2 import LoadedModel
@@ -217,8 +219,19 @@ def test_a_sequence_that_ends_before_the_others_has_no_steps_of_padding() -> Non
         {"cache_implementation": "static"},
         {"num_return_sequences": 2, "do_sample": True},
         {"repetition_penalty": 1.3, "no_repeat_ngram_size": 3},
+        {"guidance_scale": 1.5},
+        {"guidance_scale": 1.5, "negative_prompt_ids": tiny_prompt(tokens=4, seed=3)},
+        {"stopping_criteria": ()},
     ],
-    ids=["no cache", "static cache", "several sequences", "logits processors"],
+    ids=[
+        "no cache",
+        "static cache",
+        "several sequences",
+        "logits processors",
+        "guidance",
+        "negative prompt",
+        "criteria in a tuple",
+    ],
 )
 def test_other_ways_of_greedy_and_sampling(arguments: dict[str, Any]) -> None:
     model = tiny_model("llama")
@@ -251,3 +264,51 @@ def test_embeddings_instead_of_ids() -> None:
     assert torch.equal(result, plain)
     assert record.token_ids.tolist() == result[0].tolist()
     assert record.capture.prompt.reason == "the prompt was given as embeddings"
+
+
+class Interruption(Exception):
+    """What a user's own code raises in the middle of a generation."""
+
+
+class InterruptsAt(LogitsProcessor):
+    """Raises once the prompt and the tokens are so many."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.FloatTensor:
+        if input_ids.shape[1] == self._length:
+            raise Interruption
+        return scores  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("tokens", [3, MOST_STEPS, MOST_STEPS + 8])
+def test_what_was_generated_before_an_exception_is_complete(tokens: int) -> None:
+    model = tiny_model("llama")
+    arguments = {"do_sample": False, "max_new_tokens": 60, "min_new_tokens": 60}
+    with observing() as records, pytest.raises(Interruption):
+        model.generate(tiny_prompt(), logits_processor=[InterruptsAt(12 + tokens)], **arguments)
+    (record,) = records
+    assert record.steps == tokens
+    expected = with_eager(model, {"input_ids": tiny_prompt()}, **arguments)
+    assert_record_equals_outputs(record, expected)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_compiled_forward_pass_gives_its_logits_and_says_what_is_missing(in_place: bool) -> None:
+    model = tiny_model("llama")
+    arguments = {"do_sample": False, "max_new_tokens": 4}
+    _, (expected,) = observe(model, input_ids=tiny_prompt(), **arguments)
+    if in_place:
+        model.compile(backend="eager")
+    else:
+        model.forward = torch.compile(model.forward, backend="eager")
+    plain = model.generate(tiny_prompt(), **arguments)
+    result, (record,) = observe(model, inputs=tiny_prompt(), **arguments)
+    assert torch.equal(result, plain)
+    assert record.logits is not None
+    assert expected.logits is not None
+    close(record.logits.surprisal, expected.logits.surprisal)
+    assert record.capture.failures == 0
+    for captured in (record.capture.hidden, record.capture.attention, record.capture.prompt):
+        assert captured.reason == "the forward pass is compiled"

@@ -114,13 +114,18 @@ class LogitsReducer:
         """Steps added and not yet reduced."""
         return len(self._logits)
 
-    def add(self, logits: Tensor) -> None:
-        """Add the raw logits ``[B, Q, V]`` of a forward pass, of which the last are the step's."""
+    def add(self, logits: Tensor, *, copy: bool = False) -> None:
+        """Add the raw logits ``[B, Q, V]`` of a forward pass, of which the last are the step's.
+
+        ``copy`` them where someone else may write to them before they are reduced: a compiled
+        forward pass may use the same memory for every output.
+        """
         if not self._logits:
             per_step = 16 * logits.shape[0] * logits.shape[2]
             self._steps_together = steps_together(per_step, self._most_steps)
         # A copy where a view would keep the logits of a whole prompt alive.
-        self._logits.append(logits[:, 0] if logits.shape[1] == 1 else logits[:, -1].clone())
+        view = logits.shape[1] == 1 and not copy
+        self._logits.append(logits[:, 0] if view else logits[:, -1].clone())
 
     @unaffected_by_autocast
     def reduce(self, token_ids: Tensor) -> None:

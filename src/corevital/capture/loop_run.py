@@ -83,7 +83,7 @@ class LoopRun(GenerationRun):
 
     def _keep_logits(self, output: Any) -> None:
         # A copy, because the loop may write into what the model returned.
-        self.logits.add(output.logits[:, -1:].clone())
+        self.logits.add(output.logits, copy=True)
 
     def token_chosen(self, input_ids: Tensor) -> None:
         """The loop asks its stopping criteria, if it does, about a token that it has chosen."""

@@ -243,6 +243,8 @@ class Observation:
             return _NO_TOKEN
         if signal == "prompt" and self.run.prefill is None:
             return _SUMMARY if self._plan.mode is not CaptureMode.FULL else "switched off"
+        if self.run.compiled:
+            return "the forward pass is compiled"
         if signal == "attention":
             return "the attention does not go through the attention interface"
         return "nothing was seen in the forward pass"

@@ -15,6 +15,7 @@ from corevital.capture.attention_functions import AttentionFunction
 from corevital.capture.cache import only_appends
 from corevital.capture.chunk import MOST_STEPS
 from corevital.capture.chunked_prefill import ChunkedPrefill
+from corevital.capture.compiled import is_compiled
 from corevital.capture.failure import is_own_failure
 from corevital.capture.forward_inputs import given_ids, given_rows
 from corevital.capture.hidden import HiddenReducer
@@ -49,6 +50,7 @@ class GenerationRun:
         failed_signals: the signals whose observation failed.
         seconds: time spent observing.
         full_from_step: the step from which an ``on_risk`` run observed everything.
+        compiled: whether the inside of the forward pass is out of sight.
         untied: why the forward passes cannot be tied to the tokens; ``None`` when they can.
     """
 
@@ -76,6 +78,7 @@ class GenerationRun:
         # Of use only where every step has them.
         weighed = layers.layers if layers is not None and plan.mode is CaptureMode.FULL else ()
         self.attention = AttentionReducer(most_steps, middle_layers(len(weighed)))
+        self.compiled = is_compiled(model)
         self.prefill: Prefill | None = None
         self._reading_prompt: Prefill | None = None
         self.prompt_mask: Tensor | None = None
@@ -271,7 +274,7 @@ class GenerationRun:
         self.hidden.add(step, states)
 
     def _keep_logits(self, output: Any) -> None:
-        self.logits.add(output.logits)
+        self.logits.add(output.logits, copy=self.compiled)
 
     def token_chosen(self, input_ids: Tensor) -> None:
         """A token was accepted; ``input_ids`` ``[B, prompt + steps]`` ends with it."""
