@@ -67,6 +67,8 @@ class Prefill:
 
     def _prompt_of(self, positions: Tensor) -> Tensor:
         """``[B, Q, ...]`` without the candidates; no token of the prompt sees any of them."""
+        if not self._candidates:
+            return positions
         return positions[:, : positions.shape[1] - self._candidates]
 
     def _prompt_of_call(self, call: AttentionCall) -> AttentionCall:
@@ -77,7 +79,8 @@ class Prefill:
         return call._replace(query=call.query[:, :, :tokens], weights=weights)
 
     def _must_be_the_prompt(self, positions: int) -> None:
-        tokens = self.valid.shape[1] + self._candidates
+        positions -= self._candidates
+        tokens = self.valid.shape[1]
         if positions != tokens:
             raise Unobservable(f"the layers see {positions} positions for {tokens} prompt tokens")
 

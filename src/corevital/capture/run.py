@@ -116,7 +116,8 @@ class GenerationRun:
             self._observing_forward = False
             return
         if self._chunks is not None:
-            self._tie(self._chunks.forward_starts, args, kwargs)
+            if self.untied is None:
+                self._tie(self._chunks.forward_starts, args, kwargs)
             if self.untied is not None or not self._chunks.complete:
                 return
         self._observing_forward = True
