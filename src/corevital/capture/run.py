@@ -33,6 +33,7 @@ _logger: Final = logging.getLogger(__name__)
 _already_logged: set[tuple[str, type[Exception]]] = set()
 
 _ON_RISK_STEPS: Final = 8
+_CONTINUED: Final = "the prompt continues a cache"
 
 
 class GenerationRun:
@@ -81,6 +82,7 @@ class GenerationRun:
         self.compiled = is_compiled(model)
         self.prefill: Prefill | None = None
         self._reading_prompt: Prefill | None = None
+        self._cached: Tensor | None = None
         self.prompt_mask: Tensor | None = None
         self._everything = plan.mode is CaptureMode.FULL
         self._last = len(layers.layers) - 1 if layers is not None else -1
@@ -144,11 +146,13 @@ class GenerationRun:
         if self.plan.mode is not CaptureMode.FULL or not self.plan.prompt:
             return
         input_ids = given_ids(args, kwargs)
-        reason = _prompt_unobservable(input_ids, kwargs, self.plan)
+        cached = _cached_tokens(kwargs.get("past_key_values"))
+        reason = _prompt_unobservable(input_ids, cached, self.plan)
         if reason is not None:
             self.unavailable["prompt"] = reason
         elif input_ids is not None:
             self.prefill = self._reading_prompt = self._prefill_of(input_ids)
+            self._cached = cached if isinstance(cached, Tensor) else None
 
     def _prefill_of(self, input_ids: Tensor) -> Prefill:
         return Prefill(input_ids, self.prompt_mask)
@@ -359,6 +363,12 @@ class GenerationRun:
         self._wrapped.clear()
         if self.prefill is not None:
             self.prefill.release()
+        self._observed("prompt", self._refuse_continued)
+
+    def _refuse_continued(self) -> None:
+        if self._cached is not None and int(self._cached) > 0:
+            self.prefill = None
+            raise Unobservable(_CONTINUED)
 
     def _tie(self, tie: Callable[..., None], *args: Any) -> None:
         """Call ``tie``, without which no token is known to be that of a forward pass."""
@@ -402,14 +412,21 @@ class GenerationRun:
             _logger.warning("Observing %s failed; the generation goes on.", signal, exc_info=error)
 
 
+def _cached_tokens(cache: Any) -> int | Tensor:
+    """How many tokens a cache holds; a tensor where asking would mean waiting for a device."""
+    length = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
+    if isinstance(length, Tensor) and length.device.type != "cpu":
+        return length.clone()  # the cache counts on in place
+    return int(length)
+
+
 def _prompt_unobservable(
-    input_ids: Tensor | None, kwargs: dict[str, Any], plan: CapturePlan
+    input_ids: Tensor | None, cached: int | Tensor, plan: CapturePlan
 ) -> str | None:
     if input_ids is None:
         return "the prompt was given as embeddings"
-    cache = kwargs.get("past_key_values")
-    if cache is not None and hasattr(cache, "get_seq_length") and int(cache.get_seq_length()) > 0:
-        return "the prompt continues a cache"
+    if isinstance(cached, int) and cached > 0:
+        return _CONTINUED
     length = input_ids.shape[1]
     if length > plan.prompt_max_tokens:
         return f"prompt of {length} tokens; the limit is {plan.prompt_max_tokens}"
