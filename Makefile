@@ -7,6 +7,12 @@ TORCH ?= torch==2.13.0
 # Another transformers to use, in a virtual environment of its own:
 #   make test TRANSFORMERS='transformers==4.57.*'
 TRANSFORMERS ?=
+# What of the tests is run, and how.
+PYTEST ?= --cov --cov-report=term
+
+# The oldest release that is supported, and the tests that depend on the release.
+OLDEST := transformers==4.57.*
+OLDEST_TESTS := $(addprefix tests/,capture cli end_to_end telemetry test_instrumentor.py zoo)
 
 PROMPT ?= What is the capital of France, and why is it famous?
 
@@ -17,14 +23,17 @@ BIN := $(VENV)/bin
 BASE := $(VENV)/.base-$(call name,$(PYTHON) $(TORCH))
 PACKAGE := pyproject.toml src/corevital/version.py
 
-.PHONY: demo test lint types venv clean
+.PHONY: demo test test-oldest lint types venv clean
 
 demo: $(VENV)/.demo
 	@model=$$($(BIN)/python scripts/smollm2.py) && \
 	$(BIN)/corevital run --model "$$model" --prompt '$(PROMPT)' --max-new-tokens 60
 
 test: $(VENV)/.dev
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest $(PYTEST)
+
+test-oldest:
+	$(MAKE) test TRANSFORMERS='$(OLDEST)' PYTEST='$(OLDEST_TESTS)'
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

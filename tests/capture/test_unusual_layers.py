@@ -12,7 +12,7 @@ from transformers import OPTConfig, OPTForCausalLM
 from corevital import GenerationRecord
 from tests.capture.observe import observe
 from tests.models import GenerativeModel, tiny_prompt
-from tests.zoo.architectures import Architecture, in_this_release
+from tests.zoo.architectures import COMPLETE, Architecture
 
 TOKENS = 4
 PROMPT = 12
@@ -50,7 +50,6 @@ def test_layers_that_return_a_list() -> None:
         )
 
 
-@in_this_release
 @pytest.mark.parametrize(
     "architecture",
     [
@@ -64,7 +63,7 @@ def test_layers_that_return_a_list() -> None:
 def test_of_layers_with_several_streams_only_what_the_decoder_returns(
     architecture: Architecture,
 ) -> None:
-    _, record = generated(architecture.build())
+    _, record = generated(architecture.build_or_skip())
     assert record.capture.hidden.available
     assert record.hidden is not None
     assert len(record.hidden.layers) == 1
@@ -88,9 +87,9 @@ def test_a_decoder_that_projects_to_another_width() -> None:
     np.testing.assert_allclose(record.hidden.l2_norm[:, 0], norms(outputs, 0), rtol=1e-5)
 
 
-@in_this_release
+@pytest.mark.skipif(not COMPLETE, reason="transformers 4.57 cannot generate with this model itself")
 def test_layers_that_see_more_than_the_prompt() -> None:
-    model = Architecture("cpmant", "CpmAntForCausalLM").build()
+    model = Architecture("cpmant", "CpmAntForCausalLM").build_or_skip()
     positions = PROMPT + model.config.prompt_length
     _, record = generated(model)
     expected = f"the layers see {positions} positions for {PROMPT} prompt tokens"
@@ -100,17 +99,15 @@ def test_layers_that_see_more_than_the_prompt() -> None:
     assert record.hidden.layers.tolist() == [0, 1]
 
 
-@in_this_release
 def test_attention_with_a_position_bias_is_no_failure() -> None:
-    _, record = generated(Architecture("inkling_text", "InklingForCausalLM").build())
+    _, record = generated(Architecture("inkling_text", "InklingForCausalLM").build_or_skip())
     assert record.capture.attention.reason == "attention with a position bias"
     assert record.attention is None
     assert record.capture.hidden.available
 
 
-@in_this_release
 def test_layers_that_see_only_the_newest_token_of_a_prompt() -> None:
-    model = Architecture("gemma4_text", "Gemma4ForCausalLM").build()
+    model = Architecture("gemma4_text", "Gemma4ForCausalLM").build_or_skip()
     _, (record,) = observe(model, input_ids=tiny_prompt(1, PROMPT).clamp(max=98), max_new_tokens=2)
     assert record.capture.failures == 0
     assert record.capture.prompt.available
