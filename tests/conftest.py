@@ -19,12 +19,19 @@ from tests.smollm2 import LoadedModel, load, with_eager_attention
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How thoroughly the architectures of transformers are tried."""
+    """How thoroughly the architectures of transformers are tried, and for how long threads."""
     parser.addoption(
         "--zoo",
         choices=("core", "full"),
         default="core",
         help="the decoding modes that every architecture is tried with (default: %(default)s)",
+    )
+    parser.addoption(
+        "--soak",
+        type=float,
+        default=20,
+        metavar="SECONDS",
+        help="how long models generate in several threads at once (default: %(default)s)",
     )
 
 
