@@ -24,12 +24,13 @@ FOCUSED_ABOVE: Final = 0.9
 _FLOAT16_HEADROOM: Final = 2.0**8
 
 
-def grouped_scores(query: Tensor, key: Tensor) -> Tensor:
+def grouped_scores(query: Tensor, key: Tensor, out: Tensor | None = None) -> Tensor:
     """Attention scores ``q . K^T``, with grouped-query heads, for ``ScoreOptions.apply`` to scale.
 
     Args:
         query: ``[B, H, Q, D]``, after rotary embedding.
         key: ``[B, Hkv, K, D]``; Hkv divides H.
+        out: where to write the scores, contiguous, of the key's type.
 
     Returns:
         ``[B, H, Q, K]`` in the key's type, which under autocast may not be the query's; a part of
@@ -41,7 +42,9 @@ def grouped_scores(query: Tensor, key: Tensor) -> Tensor:
     if key.dtype == torch.float16:
         query = query / _FLOAT16_HEADROOM
     rows = query.reshape(batch * key_heads, heads // key_heads * queries, width)
-    scores = torch.bmm(rows, key.reshape(batch * key_heads, -1, width).mT)
+    if out is not None:
+        out = out.view(*rows.shape[:2], -1)
+    scores = torch.bmm(rows, key.reshape(batch * key_heads, -1, width).mT, out=out)
     return scores.view(batch, heads, queries, -1)
 
 
@@ -399,13 +402,18 @@ class _Block:
         """Scaled and capped scores of all layers and steps, ``[l, B, H, n, K]``."""
         last = self._layers[-1]
         device = last.rows[-1].device
-        scores = []
+        dtype = keys[last.positions[-1]].dtype
+        shape = (len(last.positions), *last.shape[:2], len(self._layers), last.key_count)
+        scores = torch.empty(shape, dtype=dtype, device=device)
         for place, position in enumerate(last.positions):
             queries = [layers.rows[place] for layers in self._layers]
             query = queries[0] if len(queries) == 1 else torch.cat(queries, dim=2)
             key = keys[position][:, :, : last.key_count]
-            scores.append(grouped_scores(query, key).to(device, non_blocking=True))
-        return last.options.apply(torch.stack(scores), last.shape[3])
+            if key.device == device and key.dtype == dtype:
+                grouped_scores(query, key, out=scores[place])
+            else:
+                scores[place].copy_(grouped_scores(query, key), non_blocking=True)
+        return last.options.apply(scores, last.shape[3])
 
     def _padded_weights(self) -> Tensor:
         """Weights of all layers and steps, ``[l, B, H, n, K]``, 0 beyond a step's last key."""

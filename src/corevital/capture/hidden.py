@@ -59,7 +59,8 @@ class HiddenReducer:
         chunks: what has been reduced.
         last_layer_cosines: ``[n, B]`` for every chunk: cosine of the last layer's state to that of
             the step before, NaN where there is none.
-        lag_cosines: ``[n, B, LAGS]`` for every chunk: the same to each of the steps before.
+        lag_cosines: ``[n, B, LAGS]``, float16, for every chunk: the same to each of the steps
+            before.
     """
 
     def __init__(self, most_steps: int = MOST_STEPS) -> None:
@@ -113,7 +114,7 @@ class HiddenReducer:
             previous = torch.full_like(last[:1], torch.nan)
         consecutive = cosine(last, torch.cat((previous, last[:-1])))
         statistics = hidden_statistics(states)
-        lags = self._lags.of(last)
+        lags = self._lags.of(last).to(torch.float16)
         self.chunks.append(Chunk(tuple(self._steps), self._positions, statistics))
         self.last_layer_cosines.append(consecutive)
         self.lag_cosines.append(lags)

@@ -154,7 +154,8 @@ def _sparse_weights(
     size = flat.numel() // rows.shape[-1] * most_per_row
     index = torch.nonzero_static(flat > SPARSE_ABOVE, size=size, fill_value=-1).squeeze(-1)
     shape = tuple(rows.shape)
-    return SparseWeights(positions, shape, length - shape[3], index, flat[index], total)
+    weight = flat[index]
+    return SparseWeights(positions, shape, length - shape[3], index.int(), weight, total)
 
 
 def _weights(layers: list[_LayerAttention], start: int, stop: int) -> Tensor:
@@ -168,14 +169,12 @@ def _weights(layers: list[_LayerAttention], start: int, stop: int) -> Tensor:
         return torch.stack(parts).float()
     # Without an explicit mask the attention is causal: later keys cannot matter.
     keys = stop if first.call.mask is None else length
-    scores = torch.stack(
-        [
-            grouped_scores(layer.call.query[:, :, start:stop], layer.call.key[:, :, :keys]).to(
-                device
-            )
-            for layer in layers
-        ]
-    )
+    parts = [
+        grouped_scores(layer.call.query[:, :, start:stop], layer.call.key[:, :, :keys]).to(device)
+        for layer in layers
+    ]
+    scores = parts[0][None] if len(parts) == 1 else torch.stack(parts)
+    del parts
     scores = first.options.apply(scores, width)
     window = first.options.sliding_window
     mask = additive_mask(first.call.mask, (start, stop), length, keys, window, device)
@@ -221,10 +220,16 @@ class LayerTransformation:
             states.insert(0, self._before)
         else:
             positions = positions[1:]
-        stacked = torch.stack([state.to(device) for state in states]).float()
+        batch, length, width = states[0].shape
+        tokens = max(1, CHUNK_BYTES // (4 * batch * width))
+        changes = []
+        for start in range(0, length, tokens):
+            parts = [state[:, start : start + tokens].to(device) for state in states]
+            stacked = torch.stack(parts).float()
+            changes.append(1.0 - cosine(stacked[1:], stacked[:-1]))
         weight = self._valid.to(device)
         # Padding may give NaN, which no weight of 0 removes.
-        change = torch.where(weight > 0, 1.0 - cosine(stacked[1:], stacked[:-1]), 0.0)
+        change = torch.where(weight > 0, torch.cat(changes, dim=-1), 0.0)
         mean = change.sum(-1) / weight.sum(-1)
         self.by_layer |= dict(zip(positions, mean, strict=True))
         self._before = waiting[-1][1]
@@ -252,13 +257,31 @@ def prompt_surprisal(states: Tensor, head: nn.Module, token_ids: Tensor) -> tupl
     # Each part reads all of the head's weights: as few parts as fit, and even ones.
     parts = -(-length // most)
     surprisal: list[Tensor] = []
+    start = 1
     for part in states.tensor_split(parts, dim=1):
-        # Not a call: hooks on the head are the application's, and not for this product.
-        logits = head.forward(part).float()
-        start = sum(each.shape[1] for each in surprisal)
-        predicted = token_ids[:, start + 1 : start + 1 + part.shape[1]]
-        # torch.logsumexp takes ten times as long on a CPU.
-        log_probabilities = torch.log_softmax(logits[:, : predicted.shape[1]], dim=-1)
-        chosen = log_probabilities.gather(-1, predicted.unsqueeze(-1)).squeeze(-1)
-        surprisal.append(-chosen / LN2)
-    return torch.cat(surprisal, dim=1), logits[:, -1]
+        of_part, newest = _part_surprisal(part, head, token_ids[:, start : start + part.shape[1]])
+        surprisal.append(of_part)
+        start += part.shape[1]
+    return torch.cat(surprisal, dim=1), newest
+
+
+def _part_surprisal(states: Tensor, head: nn.Module, predicted: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of some tokens; a function, because its logits are to be gone before the next's."""
+    # Not a call: hooks on the head are the application's, and not for this product.
+    product = head.forward(states)
+    logits = product.float()
+    newest = logits[:, -1].clone()
+    logits = logits[:, : predicted.shape[1]]
+    chosen = logits.gather(-1, predicted.unsqueeze(-1)).squeeze(-1)
+    # Nobody else holds what a linear layer makes, or what became float32 here.
+    if not (_is_linear(head) or product.dtype != torch.float32):
+        logits = logits.clone()
+    peak = logits.amax(-1, keepdim=True)
+    # torch.logsumexp takes ten times as long on a CPU.
+    log_normalizer = logits.sub_(peak).exp_().sum(-1).log() + peak.squeeze(-1)
+    return (log_normalizer - chosen).clamp(min=0.0) / LN2, newest
+
+
+def _is_linear(head: nn.Module) -> bool:
+    """Whether the head's product is a fresh tensor: a plain linear layer, as nobody changed it."""
+    return type(head) is nn.Linear and "forward" not in vars(head)
