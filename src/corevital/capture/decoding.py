@@ -56,9 +56,9 @@ class GenerateCall:
         mask = self.arguments.get("attention_mask")
         if not isinstance(mask, Tensor) or mask.shape != ids.shape:
             return ids.tolist()
-        return [
-            row[seen.bool()].tolist() for row, seen in zip(ids, mask.to(ids.device), strict=True)
-        ]
+        # One wait for each tensor that is on an accelerator, not some for each row.
+        rows = zip(ids.cpu(), mask.bool().cpu(), strict=True)
+        return [row[seen].tolist() for row, seen in rows]
 
     @property
     def end_tokens(self) -> frozenset[int]:
