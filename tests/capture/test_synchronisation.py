@@ -108,6 +108,11 @@ WAYS = {
         prepared=lambda model: {"input_ids": tiny_prompt(tokens=700).to(model.device)},
         settings={"prompt_max_tokens": 700},
     ),
+    "beam search": Way(arguments={"num_beams": 3}),
+    "beam sampling": Way(arguments={"num_beams": 2, "do_sample": True}),
+    "prompt lookup": Way(arguments={"prompt_lookup_num_tokens": 3}),
+    "guidance": Way(arguments={"guidance_scale": 2.0}),
+    "chunked prefill": Way(arguments={"prefill_chunk_size": 5}),
     "summary": Way(settings={"capture": "summary"}),
 }
 
