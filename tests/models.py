@@ -10,6 +10,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    AutoModelForSpeechSeq2Seq,
     GenerationMixin,
     PreTrainedModel,
 )
@@ -128,6 +129,38 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         "decoder_start_token_id": 2,
         "forced_eos_token_id": None,
     },
+    "marian": {
+        **_TOKENS,
+        "d_model": HIDDEN,
+        "encoder_layers": LAYERS,
+        "decoder_layers": LAYERS - 1,
+        "encoder_attention_heads": HEADS,
+        "decoder_attention_heads": HEADS,
+        "encoder_ffn_dim": 2 * HIDDEN,
+        "decoder_ffn_dim": 2 * HIDDEN,
+        "max_position_embeddings": 1024,
+        "init_std": SPREAD,
+        "decoder_start_token_id": 0,
+        "forced_eos_token_id": None,
+    },
+    # Of speech; its prompt is a spectrogram.
+    "whisper": {
+        **_TOKENS,
+        "d_model": HIDDEN,
+        "encoder_layers": LAYERS,
+        "decoder_layers": LAYERS,
+        "encoder_attention_heads": HEADS,
+        "decoder_attention_heads": HEADS,
+        "encoder_ffn_dim": 2 * HIDDEN,
+        "decoder_ffn_dim": 2 * HIDDEN,
+        "num_mel_bins": 8,
+        "max_source_positions": 20,
+        "max_target_positions": 64,
+        "init_std": SPREAD,
+        "decoder_start_token_id": 2,
+        "begin_suppress_tokens": None,
+        "suppress_tokens": None,
+    },
 }
 
 
@@ -140,7 +173,9 @@ def tiny_model(family: str, *, seed: int = 0, **config_overrides: Any) -> Genera
     config = AutoConfig.for_model(family, **{**FAMILIES[family], **config_overrides})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        if config.is_encoder_decoder:
+        if family == "whisper":
+            model = AutoModelForSpeechSeq2Seq.from_config(config)
+        elif config.is_encoder_decoder:
             model = AutoModelForSeq2SeqLM.from_config(config)
         else:
             model = AutoModelForCausalLM.from_config(config)

@@ -139,6 +139,55 @@ class AttentionColumns:
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderHidden:
+    """Statistics of an encoder's hidden states, over the positions that are no padding, per layer.
+
+    As in ``HiddenColumns``, but means over positions; ``max_abs`` is the largest of any position,
+    and ``non_finite`` marks NaN or Inf at any. ``layers`` ``[L]`` holds the zero-based indices of
+    the encoder's layers; all columns have shape ``[L]``.
+    """
+
+    layers: Ints
+    mean: Floats
+    std: Floats
+    l2_norm: Floats
+    max_abs: Floats
+    clip_fraction: Floats
+    non_finite: Bools
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderAttention:
+    """Statistics of an encoder's self-attention over heads and positions, per layer.
+
+    As in ``AttentionColumns``, of each head's mean over the positions that are no padding:
+    entropies in bits over the visible keys, heads collapsed and focused by their means. The
+    ``concentration_*`` are the largest weight of any head's and position's row, its maximum and
+    minimum. All columns have shape ``[L]``.
+    """
+
+    layers: Ints
+    heads: Ints
+    entropy_mean: Floats
+    entropy_min: Floats
+    entropy_max: Floats
+    normalized_entropy_mean: Floats
+    concentration_max: Floats
+    concentration_min: Floats
+    collapsed_heads: Ints
+    focused_heads: Ints
+    non_finite: Bools
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSummary:
+    """What the encoder of an encoder-decoder showed, once per generation."""
+
+    hidden: EncoderHidden | None = None
+    attention: EncoderAttention | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SparseAttention:
     """Prompt attention weights above ``threshold``, as a structure of arrays of equal length.
 
@@ -162,7 +211,7 @@ class SparseAttention:
 
 @dataclass(frozen=True, slots=True)
 class PromptColumns:
-    """What the prefill showed.
+    """What the prefill showed; of an encoder-decoder, what the encoder did, without surprisal.
 
     ``surprisal`` ``[P-1]`` in bits: token ``p+1`` given tokens ``0..p``. ``layer_transformation``
     ``[L-1]``: 1 - cosine between consecutive layers, mean over tokens. ``basin`` ``[L, H]``:
@@ -178,7 +227,10 @@ class PromptColumns:
 
 @dataclass(frozen=True, slots=True)
 class CaptureReport:
-    """What was observed, and why the rest was not."""
+    """What was observed, and why the rest was not.
+
+    ``cross_attention`` and those of the encoder are ``None`` in a decoder-only model.
+    """
 
     mode: CaptureMode
     logits: Captured
@@ -187,6 +239,9 @@ class CaptureReport:
     prompt: Captured
     failures: int = 0
     full_from_step: int | None = None
+    cross_attention: Captured | None = None
+    encoder_hidden: Captured | None = None
+    encoder_attention: Captured | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +252,12 @@ class GenerationRecord:
     at which each token was known. ``start_time_ns`` and ``end_time_ns`` bound the ``generate``
     call. ``prompt_hash`` is the same for the same model name and prompt tokens; ``None`` when the
     prompt is not known as tokens.
+
+    Of an encoder-decoder, the prompt is what the encoder is given: ``prompt_tokens`` are its
+    tokens, or where it is given no text, the positions that the decoder attends to;
+    ``decoder_prompt_tokens`` are the tokens that the decoder starts with, ``None`` in a
+    decoder-only model. ``cross_attention`` is about the encoder's positions, ``attention`` about
+    the decoder's own tokens.
     """
 
     model: ModelDescription
@@ -212,6 +273,9 @@ class GenerationRecord:
     prompt: PromptColumns = field(default_factory=PromptColumns)
     finish_reason: str | None = None
     prompt_hash: str | None = None
+    cross_attention: AttentionColumns | None = None
+    encoder: EncoderSummary | None = None
+    decoder_prompt_tokens: int | None = None
 
     @property
     def steps(self) -> int:
@@ -219,6 +283,12 @@ class GenerationRecord:
         return len(self.token_ids)
 
     @property
+    def steps_without_choice(self) -> int:
+        """First steps at which a decoder's self-attention had one key, its start token, to see."""
+        return 1 if self.decoder_prompt_tokens == 1 else 0
+
+    @property
     def observed(self) -> bool:
         """Whether anything of the generation's inside is known."""
-        return any(part is not None for part in (self.logits, self.hidden, self.attention))
+        parts = (self.logits, self.hidden, self.attention, self.cross_attention)
+        return any(part is not None for part in parts)

@@ -68,14 +68,15 @@ def attention_columns(outputs: Any, row: int, steps: int, visible: Any) -> dict[
         for weights in outputs.attentions[step]:
             rows = weights[row, :, -1].double().numpy()
             rows = rows[:, visible(step, rows.shape[-1])]
-            for name, value in _row_statistics(rows).items():
+            for name, value in row_statistics(rows).items():
                 layers.setdefault(name, []).append(value)
         for name, values in layers.items():
             columns.setdefault(name, []).append(values)
     return {name: np.asarray(values) for name, values in columns.items()}
 
 
-def _row_statistics(rows: Array) -> dict[str, float]:
+def row_statistics(rows: Array) -> dict[str, float]:
+    """Statistics over heads of the attention rows ``[H, K]`` of one query."""
     entropy = -(rows * np.log2(np.where(rows > 0, rows, 1.0))).sum(-1)
     normalized = entropy / np.log2(max(rows.shape[-1], 2))
     largest = rows.max(-1)

@@ -21,7 +21,6 @@ from corevital.capture.attention import (
     head_statistics,
     weight_statistics,
 )
-from corevital.capture.unobservable import Unobservable
 from corevital.record import AttentionColumns
 from tests.capture.observe import observe
 from tests.models import tiny_model, tiny_prompt
@@ -179,10 +178,57 @@ def test_nan_in_a_row_is_seen_and_stays_in_its_layer() -> None:
     assert torch.isnan(entropy).tolist() == [False, True]
 
 
-def test_a_position_bias_is_refused_rather_than_ignored() -> None:
-    reducer = AttentionReducer()
-    query, key = torch.randn(1, 2, 1, 4), torch.randn(1, 2, 6, 4)
-    bias = {"position_bias": torch.zeros(1, 2, 1, 6)}
-    reducer.observe(AttentionCall(0, query, key, None, None, bias))
-    with pytest.raises(Unobservable, match="position bias"):
-        reducer.end_step(0)
+@pytest.mark.parametrize("shared", [True, False], ids=["one for all layers", "one for each"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_position_bias_is_added_to_the_scores(rows: int, *, shared: bool) -> None:
+    """Of two layers over three steps, reduced together, the bias growing with the keys."""
+    torch.manual_seed(0)
+    keys = [torch.randn(3, 2, 8, 4) for _ in range(2)]
+    biases = [torch.randn(rows, 2, 1, 8) for _ in range(2)]
+    reducer, expected = AttentionReducer(), []
+    for step in range(3):
+        reducer.begin_step(append_only=True)
+        queries = [torch.randn(3, 2, 1, 4) for _ in range(2)]
+        seen = 6 + step
+        parts = [bias[..., :seen] for bias in biases]
+        for layer, query in enumerate(queries):
+            bias = parts[0 if shared else layer]
+            key = keys[layer][:, :, :seen]
+            options = {"position_bias": bias, "scaling": 1.0}
+            reducer.observe(AttentionCall(layer, query, key, None, None, options))
+            weights = torch.softmax(query.double() @ key.double().mT + bias.double(), dim=-1)
+            entropy = -(weights * weights.log2()).sum(-1).squeeze(-1).mean(-1)
+            expected.append(entropy)
+        reducer.end_step(step)
+    reducer.finish()
+    (chunk,) = reducer.chunks
+    found = chunk.statistics[0].double()
+    torch.testing.assert_close(found, torch.stack(expected).view(3, 2, 3), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_cross_attention_has_the_same_keys_at_every_step(*, masked: bool) -> None:
+    torch.manual_seed(0)
+    key = torch.randn(2, 2, 7, 4)
+    visible = torch.ones(2, 1, 1, 7, dtype=torch.bool)
+    if masked:
+        visible[0, ..., 5:] = False
+    reducer, expected = AttentionReducer(keys_per_step=0), []
+    for step, queries in enumerate((3, 1, 1)):
+        reducer.begin_step(append_only=True)
+        query = torch.randn(2, 2, queries, 4)
+        mask = visible.clone() if masked else None
+        reducer.observe(AttentionCall(0, query, key, mask, None, {"scaling": 1.0}))
+        reducer.end_step(step)
+        scores = query[:, :, -1:].double() @ key.double().mT
+        weights = torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=-1)
+        entropy = -torch.xlogy(weights, weights).sum(-1).squeeze(-1) / math.log(2)
+        count = visible.sum(-1).squeeze(-1).double()
+        expected.append((entropy.mean(-1), (entropy / count.log2()).mean(-1)))
+    reducer.finish()
+    (chunk,) = reducer.chunks
+    assert chunk.steps == (0, 1, 2)
+    for at, (entropy, normalized) in enumerate(expected):
+        torch.testing.assert_close(chunk.statistics[0, at, 0].double(), entropy, rtol=1e-4, atol=0)
+        found = chunk.statistics[3, at, 0].double()
+        torch.testing.assert_close(found, normalized, rtol=1e-4, atol=0)

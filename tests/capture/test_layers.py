@@ -9,7 +9,8 @@ from corevital.capture.layers import find_decoder_layers
 from tests.models import FAMILIES, LAYERS, tiny_model
 from tests.zoo.architectures import Architecture
 
-DECODER_ONLY = [family for family in FAMILIES if family not in ("t5", "bart")]
+ENCODER_DECODER = ["t5", "bart", "marian", "whisper"]
+DECODER_ONLY = [family for family in FAMILIES if family not in ENCODER_DECODER]
 
 
 @pytest.mark.parametrize("family", DECODER_ONLY)

@@ -72,18 +72,19 @@ class ScoreOptions:
     softcap: float | None
     sliding_window: int | None
     has_sinks: bool
+    has_bias: bool
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> ScoreOptions:
-        """The keyword arguments of an attention function.
-
-        Raises:
-            Unobservable: the attention has a term that is not known here.
-        """
+        """The keyword arguments of an attention function."""
         get = options.get
-        if get("position_bias") is not None:
-            raise Unobservable("attention with a position bias")
-        return cls(get("scaling"), get("softcap"), get("sliding_window"), get("s_aux") is not None)
+        return cls(
+            get("scaling"),
+            get("softcap"),
+            get("sliding_window"),
+            get("s_aux") is not None,
+            get("position_bias") is not None,
+        )
 
     def apply(self, scores: Tensor, width: int) -> Tensor:
         """Scale and cap what ``grouped_scores`` gave, in float32; ``width`` is that of a head.
@@ -176,6 +177,7 @@ class _StepLayers:
     positions: list[int] = field(default_factory=list)
     rows: list[Tensor] = field(default_factory=list)
     sinks: list[Tensor] = field(default_factory=list)
+    biases: list[Tensor] = field(default_factory=list)
 
     def newest_mask(self, device: torch.device) -> Tensor | None:
         """Additive mask of the newest row, broadcasting to ``[B, H, 1, K]``."""
@@ -189,7 +191,7 @@ class AttentionReducer:
 
     A cache that only appends holds the keys of an earlier step as the first keys of a later one.
     So the rows of several steps come from one product of their queries with the latest keys, and
-    the cache is read once for all of them.
+    the cache is read once for all of them. Cross-attention has the same keys at every step.
 
     Attributes:
         chunks: what has been reduced.
@@ -198,8 +200,15 @@ class AttentionReducer:
         heads: number of heads of every layer position seen.
     """
 
-    def __init__(self, most_steps: int = MOST_STEPS, weight_layers: range = range(0)) -> None:
+    def __init__(
+        self,
+        most_steps: int = MOST_STEPS,
+        weight_layers: range = range(0),
+        *,
+        keys_per_step: int = 1,
+    ) -> None:
         self._most_steps = most_steps
+        self._keys_per_step = keys_per_step
         self._weight_layers = weight_layers
         self._rows: list[_Row] = []
         self._options: dict[int, ScoreOptions] = {}
@@ -236,7 +245,7 @@ class AttentionReducer:
         row = given if queries == 1 else given[:, :, -self._kept :].clone()
         keys = key.shape[2]
         previous = self._keys.get(position)
-        if previous is not None and keys != previous.shape[2] + self._kept:
+        if previous is not None and keys != previous.shape[2] + self._kept * self._keys_per_step:
             # Not what was appended to: the pending steps can no longer be read from it.
             self.reduce()
         # The latest keys replace those before, so that an outgrown cache is let go at once.
@@ -244,11 +253,7 @@ class AttentionReducer:
         self._rows.append((position, row, keys, mask, weights is None, options, queries))
 
     def end_step(self, step: int) -> None:
-        """Put the rows of all layers by, to be reduced together with those of other steps.
-
-        Raises:
-            Unobservable: an attention has a term that is not known here.
-        """
+        """Put the rows of all layers by, to be reduced together with those of other steps."""
         self._put_by(step)
         if not self._append_only:
             self._keys.clear()
@@ -257,8 +262,7 @@ class AttentionReducer:
         """The same for the first ``accepted`` of the positions kept, a step each from ``step`` on.
 
         Raises:
-            Unobservable: an attention has a term that is not known here, or reaches fewer
-                positions than were kept.
+            Unobservable: an attention reaches fewer positions than were kept.
         """
         rows, kept = self._rows, self._kept
         if any(row.shape[2] != kept for _, row, *_ in rows):
@@ -281,7 +285,8 @@ class AttentionReducer:
                 self._reduce(block)
                 block = None
             if block is None:
-                block = self._blocks[positions] = _Block(layers, self._most_steps)
+                block = _Block(layers, self._most_steps, self._keys_per_step)
+                self._blocks[positions] = block
                 self.heads |= dict.fromkeys(positions, layers.shape[1])
             block.add(step, layers)
         if not self._append_only:
@@ -298,6 +303,7 @@ class AttentionReducer:
         rows, self._rows = self._rows, []
         groups: list[_StepLayers] = []
         seen: set[int] = set()
+        biases: dict[int, Tensor] = {}
         for position, row, key_count, mask, needs_scores, given, queries in rows:
             if position in seen:
                 continue
@@ -306,6 +312,7 @@ class AttentionReducer:
             # Without a mask, a prompt sees itself only: what follows in a fixed-size cache is not
             # filled yet.
             alone = mask is None and queries > 1 and not (self._append_only or self._continues)
+            alone = alone and self._keys_per_step > 0
             shape, keys = row.shape, min(key_count, queries) if alone else key_count
             for group in groups:
                 if (
@@ -323,6 +330,12 @@ class AttentionReducer:
             group.rows.append(row)
             if needs_scores and options.has_sinks:
                 group.sinks.append(given["s_aux"])
+            if needs_scores and options.has_bias:
+                # Layers often share one bias, which is then taken once.
+                bias = given["position_bias"]
+                if id(bias) not in biases:
+                    biases[id(bias)] = row_bias(bias, queries - 1, keys)
+                group.biases.append(biases[id(bias)])
         return groups
 
     def _options_of(self, position: int, given: dict[str, Any]) -> ScoreOptions:
@@ -353,7 +366,8 @@ class AttentionReducer:
 class _Block:
     """The same layers over a few consecutive steps."""
 
-    def __init__(self, layers: _StepLayers, most_steps: int) -> None:
+    def __init__(self, layers: _StepLayers, most_steps: int, keys_per_step: int) -> None:
+        self._keys_per_step = keys_per_step
         batch, heads = layers.shape[:2]
         per_step = 4 * len(layers.rows) * batch * heads * layers.key_count
         self._room = steps_together(per_step, most_steps)
@@ -365,7 +379,7 @@ class _Block:
         last = self._layers[-1]
         return (
             len(self._steps) < self._room
-            and layers.key_count == last.key_count + 1
+            and layers.key_count == last.key_count + self._keys_per_step
             and layers.options == last.options
             and layers.shape[:2] == last.shape[:2]
             and layers.needs_scores == last.needs_scores
@@ -388,12 +402,14 @@ class _Block:
             concentration, entropy = weight_statistics(weights)
         else:
             rows = self._scores(keys)
+            if last.biases:
+                rows.add_(self._bias(rows.device))
             mask = self._mask(rows)
             if mask is not None:
                 rows.add_(mask).clamp_(min=LOWEST)
             weights, concentration, entropy = _with_sinks(rows, last.sinks)
         entropy = entropy.clamp(min=0.0)
-        normalized = entropy / _log_visible(mask, last.key_count)
+        normalized = entropy / log_visible(mask, last.key_count)
         per_head = (entropy, normalized.clamp(max=1.0), concentration)
         statistics = head_statistics(*(values.permute(3, 0, 1, 2) for values in per_head))
         return Chunk(tuple(self._steps), tuple(last.positions), statistics), weights, mask
@@ -415,6 +431,15 @@ class _Block:
                 scores[place].copy_(grouped_scores(query, key), non_blocking=True)
         return last.options.apply(scores, last.shape[3])
 
+    def _bias(self, device: torch.device) -> Tensor:
+        """Position bias of all layers and steps, broadcasting to ``[l, B, H, n, K]``."""
+        keys = self._layers[-1].key_count
+        steps = []
+        for layers in self._layers:
+            bias = stacked_bias(layers.biases, device)
+            steps.append(torch.nn.functional.pad(bias, (0, keys - layers.key_count)))
+        return steps[0] if len(steps) == 1 else torch.cat(steps, dim=3)
+
     def _padded_weights(self) -> Tensor:
         """Weights of all layers and steps, ``[l, B, H, n, K]``, 0 beyond a step's last key."""
         last = self._layers[-1]
@@ -433,15 +458,36 @@ class _Block:
         if len(masks) == 1:
             return masks[0]
         keys = self._layers[-1].key_count
+        if self._keys_per_step == 0 and all(mask is None for mask in masks):
+            return None
         shape = (len(masks), keys)
         causal = torch.full(shape, LOWEST, dtype=torch.float32, device=rows.device)
-        causal.triu_(keys - len(masks) + 1)
+        causal.triu_(keys - (len(masks) - 1) * self._keys_per_step)
         if all(mask is None for mask in masks):
             return causal
         wide = [
             causal[at] if mask is None else _widened(mask, keys) for at, mask in enumerate(masks)
         ]
         return torch.cat([mask.expand(*_broadcast(wide), 1, keys) for mask in wide], dim=2)
+
+
+def row_bias(bias: Tensor, query: int, keys: int) -> Tensor:
+    """One query's part of a position bias ``[B or 1, H, Q, K]``, for the first ``keys``."""
+    row = bias[:, :, query : query + 1, :keys]
+    # A copy where a view would keep the bias of a whole prompt alive.
+    return row if bias.shape[2] == 1 else row.clone()
+
+
+def stacked_bias(
+    biases: list[Tensor],
+    device: torch.device,
+    queries: slice = slice(None),
+    keys: slice = slice(None),
+) -> Tensor:
+    """A part of some layers' position biases, ``[l or 1, B or 1, H, q, k]`` in float32."""
+    if all(bias is biases[0] for bias in biases):
+        biases = biases[:1]
+    return torch.stack([bias[:, :, queries, keys].to(device) for bias in biases]).float()
 
 
 def _widened(mask: Tensor, keys: int) -> Tensor:
@@ -463,7 +509,7 @@ def _with_sinks(scores: Tensor, sinks: list[Tensor]) -> tuple[Tensor, Tensor, Te
     return weights, *weight_statistics(weights)
 
 
-def _log_visible(mask: Tensor | None, keys: int) -> Tensor | float:
+def log_visible(mask: Tensor | None, keys: int) -> Tensor | float:
     """Natural logarithm of the number of visible keys, broadcasting to ``[l, B, H, n]``.
 
     One visible key has no entropy: any positive divisor gives the 0 that the definition asks for.

@@ -49,6 +49,8 @@ def collect_beams(run: BeamRun) -> RunColumns | None:
         attention=_along(by_row.attention, paths),
         previous_token=_along(by_row.previous_token, paths),
         prompt=tuple(by_row.prompt[row] for row in first),
+        cross_attention=_along(by_row.cross_attention, paths),
+        encoder=None if by_row.encoder is None else tuple(by_row.encoder[row] for row in first),
         lengths=paths.steps,
         tied=paths.tied,
     )

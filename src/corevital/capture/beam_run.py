@@ -12,7 +12,7 @@ from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.beam_paths import BeamPaths
 from corevital.capture.chunked_prefill import ChunkedPrefill
 from corevital.capture.hidden import HiddenReducer
-from corevital.capture.layers import DecoderLayers
+from corevital.capture.layers import DecoderLayers, EncoderLayers
 from corevital.capture.logits import distribution_statistics, surprisal
 from corevital.capture.plan import CapturePlan
 from corevital.capture.prefix_hash import prefix_hashes
@@ -39,8 +39,9 @@ class BeamRun(GenerationRun):
         plan: CapturePlan,
         beams: int,
         chunks: ChunkedPrefill | None = None,
+        encoder_layers: EncoderLayers | None = None,
     ) -> None:
-        super().__init__(model, layers, plan, chunks)
+        super().__init__(model, layers, plan, chunks, encoder_layers)
         self.hidden = HiddenReducer(most_steps=1)
         self.beams = beams
         self.paths: BeamPaths | None = None
@@ -68,6 +69,8 @@ class BeamRun(GenerationRun):
             self._observed("logits", self._keep_logits, output)
         if "attention" not in self.unavailable:
             self._observed("attention", self.attention.end_step, step)
+        if self.encoder is not None:
+            self._observed("cross_attention", self.cross_attention.end_step, step)
         if self._reading_prompt is not None:
             self._observed("prompt", self._read_prompt, self._reading_prompt, output)
             self._reading_prompt = None

@@ -11,20 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from corevital.capture.attention import AttentionReducer
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import Chunk
+from corevital.capture.encoder_columns import EncoderColumns
 from corevital.capture.hidden import HiddenReducer
 from corevital.capture.prefill import Prefill
-from corevital.capture.prompt import SPARSE_ABOVE
+from corevital.capture.prompt_columns import by_layer, sparse_weights
 from corevital.capture.run import GenerationRun
 from corevital.capture.transfer import to_host
 from corevital.record import (
     AttentionColumns,
+    EncoderSummary,
     HiddenColumns,
     LogitColumns,
     PreviousTokenWeight,
     PromptColumns,
-    SparseAttention,
 )
 
 _LOGIT_TOLERANCE: Final = 0.02
@@ -66,6 +68,9 @@ class RunColumns:
     prompt: tuple[PromptColumns, ...]
     lengths: NDArray[np.int64] | None = None
     tied: NDArray[np.bool_] | None = None
+    cross_attention: LayerColumns | None = None
+    cross_attention_heads: NDArray[np.int64] | None = None
+    encoder: tuple[EncoderSummary, ...] | None = None
 
     def logit_columns(self, row: int, steps: int) -> LogitColumns | None:
         """Logit columns of one sequence's first ``steps`` steps."""
@@ -95,22 +100,14 @@ class RunColumns:
         """Attention columns of one sequence's first ``steps`` steps."""
         if self.attention is None:
             return None
-        statistics = self.attention.values[:, :steps, :, row]
-        entropy_mean, entropy_min, entropy_max, normalized, largest, smallest = statistics[:6]
-        return AttentionColumns(
-            self.attention.layers,
-            self.attention_heads,
-            entropy_mean,
-            entropy_min,
-            entropy_max,
-            normalized,
-            largest,
-            smallest,
-            collapsed_heads=np.nan_to_num(statistics[6]).astype(np.int64),
-            focused_heads=np.nan_to_num(statistics[7]).astype(np.int64),
-            non_finite=self.attention.observed[:steps] & np.isnan(statistics[0]),
-            previous_token_weight=self._previous_token_weight(row, steps),
-        )
+        weight = self._previous_token_weight(row, steps)
+        return _attention_columns(self.attention, self.attention_heads, row, steps, weight)
+
+    def cross_attention_columns(self, row: int, steps: int) -> AttentionColumns | None:
+        """Cross-attention columns of one sequence's first ``steps`` steps."""
+        if self.cross_attention is None or self.cross_attention_heads is None:
+            return None
+        return _attention_columns(self.cross_attention, self.cross_attention_heads, row, steps)
 
     def _previous_token_weight(self, row: int, steps: int) -> PreviousTokenWeight | None:
         if self.previous_token is None:
@@ -118,6 +115,36 @@ class RunColumns:
         by_head = self.previous_token.values[:, :steps, :, row]
         values = np.ascontiguousarray(by_head.transpose(1, 2, 0))
         return PreviousTokenWeight(self.previous_token.layers, values)
+
+
+def _attention_columns(
+    attention: LayerColumns,
+    heads: NDArray[np.int64],
+    row: int,
+    steps: int,
+    previous_token_weight: PreviousTokenWeight | None = None,
+) -> AttentionColumns:
+    statistics = attention.values[:, :steps, :, row]
+    entropy_mean, entropy_min, entropy_max, normalized, largest, smallest = statistics[:6]
+    return AttentionColumns(
+        attention.layers,
+        heads,
+        entropy_mean,
+        entropy_min,
+        entropy_max,
+        normalized,
+        largest,
+        smallest,
+        collapsed_heads=np.nan_to_num(statistics[6]).astype(np.int64),
+        focused_heads=np.nan_to_num(statistics[7]).astype(np.int64),
+        non_finite=attention.observed[:steps] & np.isnan(statistics[0]),
+        previous_token_weight=previous_token_weight,
+    )
+
+
+def _heads(reducer: AttentionReducer, columns: LayerColumns | None) -> NDArray[np.int64]:
+    layers = columns.layers if columns is not None else ()
+    return np.asarray([reducer.heads[int(layer)] for layer in layers], dtype=np.int64)
 
 
 @unaffected_by_autocast
@@ -152,22 +179,26 @@ def collect_rows(
     rows, prompt_length = prompt_ids.shape
     hidden = _scatter(run.hidden.chunks, run.steps)
     attention = _scatter(run.attention.chunks, run.steps)
+    cross_attention = _scatter(run.cross_attention.chunks, run.steps)
     lag_cosine = _cosines(run.hidden, run.hidden.lag_cosines, run.steps)
+    encoder = None if run.encoder is None else EncoderColumns(run.encoder, rows)
     return RunColumns(
         token_ids=token_ids,
-        prompt_tokens=_prompt_tokens(run, rows, prompt_length),
-        prompt_ids=_prompt_ids(run, prompt_ids),
+        prompt_tokens=(
+            _prompt_tokens(run, rows, prompt_length) if encoder is None else encoder.prompt_tokens()
+        ),
+        prompt_ids=_prompt_ids(run, prompt_ids) if encoder is None else encoder.prompt_ids(),
         logits=logits,
         hidden=hidden,
         last_layer_cosine=_cosines(run.hidden, run.hidden.last_layer_cosines, run.steps),
         lag_cosine=None if lag_cosine is None else lag_cosine.astype(np.float16),
         attention=attention,
-        attention_heads=np.asarray(
-            [run.attention.heads[int(layer)] for layer in attention.layers] if attention else [],
-            dtype=np.int64,
-        ),
+        attention_heads=_heads(run.attention, attention),
         previous_token=_scatter(run.attention.previous_token, run.steps),
-        prompt=_prompt_columns(run, rows),
+        prompt=_prompt_columns(run, rows) if encoder is None else encoder.prompt(),
+        cross_attention=cross_attention,
+        cross_attention_heads=_heads(run.cross_attention, cross_attention),
+        encoder=None if encoder is None else encoder.summaries(),
     )
 
 
@@ -230,9 +261,10 @@ def _prompt_columns(run: GenerationRun, rows: int) -> tuple[PromptColumns, ...]:
         return tuple(PromptColumns() for _ in range(rows))
     counts = prefill.valid.sum(-1).tolist()
     surprisal = _checked_surprisal(run, prefill)
-    transformation = _by_layer(prefill.transformation.by_layer, run)
-    basin = _by_layer(prefill.attention_maps.basin, run)
-    sparse = _sparse(prefill)
+    layers = len(run.layers.layers) if run.layers is not None else 0
+    transformation = by_layer(prefill.transformation.by_layer, layers)
+    basin = by_layer(prefill.attention_maps.basin, layers)
+    sparse = sparse_weights(prefill.attention_maps.sparse, prefill.valid)
     return tuple(
         PromptColumns(
             surprisal=None if surprisal is None else surprisal[row, 1 - count :][: count - 1],
@@ -251,53 +283,3 @@ def _checked_surprisal(run: GenerationRun, prefill: Prefill) -> NDArray[np.float
     if not float(prefill.surprisal_error) <= _LOGIT_TOLERANCE:
         return None
     return to_host(prefill.surprisal)
-
-
-def _by_layer(tensors: dict[int, Tensor], run: GenerationRun) -> NDArray[np.float32] | None:
-    """One ``[B]`` or ``[B, H]`` tensor per layer as ``[L, B, ...]``, NaN where there is none."""
-    if not tensors or run.layers is None:
-        return None
-    widest = max(tensor.numel() for tensor in tensors.values())
-    shape = next(tensor.shape for tensor in tensors.values() if tensor.numel() == widest)
-    values = np.full((len(run.layers.layers), *shape), np.nan, dtype=np.float32)
-    for position, tensor in tensors.items():
-        values[position][..., : tensor.shape[-1]] = to_host(tensor)
-    return values
-
-
-def _sparse(prefill: Prefill) -> tuple[SparseAttention | None, ...]:
-    """Every sequence's weights above the threshold, with places counted from its first token."""
-    parts, rows = prefill.attention_maps.sparse, prefill.valid.shape[0]
-    if not parts:
-        return (None,) * rows
-    padding = (~prefill.valid).sum(-1).cpu().numpy()
-    places, weights = [], []
-    for part in parts:
-        index = part.index.cpu().numpy()
-        used = index >= 0
-        layer, row, head, query, key = np.unravel_index(index[used], part.shape)
-        query, key = query + part.first_query - padding[row], key - padding[row]
-        places.append(np.stack((row, np.asarray(part.positions)[layer], head, query, key)))
-        weights.append(to_host(part.weight)[used])
-    totals = torch.stack([part.total.sum((0, 2)) for part in parts]).sum(0).tolist()
-    by_row, weight = np.concatenate(places, axis=1), np.concatenate(weights)
-    mine = [by_row[0] == row for row in range(rows)]
-    return tuple(
-        _sparse_attention(by_row[1:, mine[row]], weight[mine[row]], totals[row])
-        for row in range(rows)
-    )
-
-
-def _sparse_attention(
-    places: NDArray[np.intp], weight: NDArray[np.float32], total: int
-) -> SparseAttention:
-    layer, head, query, key = places
-    return SparseAttention(
-        threshold=SPARSE_ABOVE,
-        layer=layer.astype(np.int16),
-        head=head.astype(np.int16),
-        query=query.astype(np.int32),
-        key=key.astype(np.int32),
-        weight=weight,
-        total=total,
-    )

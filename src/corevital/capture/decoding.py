@@ -94,7 +94,9 @@ def unobservable_decoding(call: GenerateCall) -> str | None:
     """Why the steps of this call cannot be tied to its tokens; ``None`` where they may be."""
     config = getattr(call.model, "config", None)
     if getattr(config, "is_encoder_decoder", False):
-        return "encoder-decoder model"
+        reason = _unobservable_with_encoder(call)
+        if reason is not None:
+            return reason
     if call.setting("cache_implementation") == "paged":
         return "continuous batching"
     decoding = decoding_of(call)
@@ -115,6 +117,17 @@ def unobservable_decoding(call: GenerateCall) -> str | None:
     if decoding is Decoding.BEAMS and not is_list(call.arguments.get("logits_processor")):
         return "logits processors that are not a list"
     return _compiled_forward(call)
+
+
+def _unobservable_with_encoder(call: GenerateCall) -> str | None:
+    """Which ways of decoding are followed in a decoder-only model only."""
+    names = {
+        Decoding.CUSTOM: "custom loop of an encoder-decoder",
+        Decoding.ASSISTED: "assisted decoding of an encoder-decoder",
+    }
+    if call.setting("prefill_chunk_size"):
+        return "chunked prefill of an encoder-decoder"
+    return names.get(decoding_of(call))
 
 
 def is_list(given: Any) -> bool:

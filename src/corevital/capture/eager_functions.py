@@ -9,26 +9,26 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from corevital.capture.active import active_run
 from corevital.capture.attention_functions import EAGER_IS_LOOKED_UP, AttentionFunction
-from corevital.capture.layers import DecoderLayers
 
 _NAME: Final = "eager_attention_forward"
 _lock: Final = threading.Lock()
 _originals: dict[ModuleType, AttentionFunction] = {}
 
 
-def observe_eager_functions(layers: DecoderLayers) -> None:
+def observe_eager_functions(layers: Iterable[nn.Module]) -> None:
     """Wrap the eager attention functions of the modules that define these layers, once each."""
     if EAGER_IS_LOOKED_UP:
         return
-    for name in {type(module).__module__ for layer in layers.layers for module in layer.modules()}:
+    for name in {type(module).__module__ for layer in layers for module in layer.modules()}:
         home = sys.modules.get(name)
         function = getattr(home, _NAME, None)
         if home is None or function is None:

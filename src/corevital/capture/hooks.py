@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from corevital.capture.active import active_run
-from corevital.capture.layers import DecoderLayers
+from corevital.capture.layers import DecoderLayers, EncoderLayers
 
 
 # The hooks are module-level functions without state, so that a model that is copied or pickled
@@ -29,10 +29,32 @@ def _after_decoder(module: nn.Module, args: tuple[Any, ...], output: Any) -> Non
         run.decoder_returns(output)
 
 
+def _before_encoder(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    run = None if torch.compiler.is_compiling() else active_run.get()
+    if run is not None:
+        run.encoder_starts(module, args, kwargs)
+
+
+def _after_encoder(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    run = None if torch.compiler.is_compiling() else active_run.get()
+    if run is not None:
+        run.encoder_returns(module, output)
+
+
 @contextmanager
-def hooked(layers: DecoderLayers | None) -> Iterator[None]:
-    """Keep the hooks on such layers, and on such a decoder, inside the block."""
+def hooked(layers: DecoderLayers | None, encoder: EncoderLayers | None = None) -> Iterator[None]:
+    """Keep the hooks on such layers, and on such a decoder and encoder, inside the block."""
     with ExitStack() as installed:
+        if encoder is not None:
+            for layer in encoder.layers:
+                if not isinstance(layer, GradientCheckpointingLayer):
+                    installed.callback(layer.register_forward_hook(_after_layer).remove)
+            if not isinstance(encoder.encoder, PreTrainedModel):
+                before = encoder.encoder.register_forward_pre_hook(
+                    _before_encoder, with_kwargs=True
+                )
+                installed.callback(before.remove)
+                installed.callback(encoder.encoder.register_forward_hook(_after_encoder).remove)
         if layers is not None:
             for layer in layers.layers:
                 if not isinstance(layer, GradientCheckpointingLayer):

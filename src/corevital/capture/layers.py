@@ -1,12 +1,14 @@
-"""Finds what to observe in a model: its decoder, the decoder's layers, its output head."""
+"""Finds what to observe in a model: its decoder and encoder, and their layers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+
+from corevital.capture.cross_attention import attention_places
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,17 +16,34 @@ class DecoderLayers:
     """The modules of one model that are observed.
 
     ``layer_position`` maps ``id(layer)`` to the layer's position, ``position_inside`` the ``id`` of
-    every module inside a layer to that layer's.
+    every module inside a layer to that layer's. In an encoder-decoder, ``position_inside`` is about
+    self-attention only, and ``cross_inside`` about cross-attention; ``attention_obstacle`` says why
+    they cannot be told apart, where that is so.
     """
 
     decoder: nn.Module
     layers: tuple[nn.Module, ...]
     layer_position: dict[int, int]
     position_inside: dict[int, int]
+    cross_inside: dict[int, int] = field(default_factory=dict)
+    attention_obstacle: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderLayers:
+    """The encoder of an encoder-decoder; maps as in ``DecoderLayers``.
+
+    ``layers`` is empty where none are found.
+    """
+
+    encoder: nn.Module
+    layers: tuple[nn.Module, ...]
+    layer_position: dict[int, int]
+    position_inside: dict[int, int]
 
 
 def find_decoder_layers(model: nn.Module) -> DecoderLayers | None:
-    """The decoder layers of a causal language model, in order of execution.
+    """The layers of a causal language model or of a decoder, in order of execution.
 
     The classes that the model declares in ``_can_record_outputs["hidden_states"]`` come first,
     because that declaration is how ``transformers`` itself finds them; a model without it is
@@ -32,16 +51,67 @@ def find_decoder_layers(model: nn.Module) -> DecoderLayers | None:
 
     Returns ``None`` when neither finds any layer.
     """
+    if is_encoder_decoder(model):
+        return _cross_attending_layers(model)
     for decoder in _decoders(model):
-        layers = _layers(decoder)
+        layers = _layers(decoder, number_of_layers(decoder))
         if layers:
+            return DecoderLayers(decoder, layers, *_places(layers))
+    return None
+
+
+def find_encoder_layers(model: nn.Module) -> EncoderLayers | None:
+    """The encoder of an encoder-decoder and its layers; ``None`` for a decoder-only model."""
+    if not is_encoder_decoder(model):
+        return None
+    get_encoder = getattr(model, "get_encoder", None)
+    encoder: Any = get_encoder() if callable(get_encoder) else None
+    if not isinstance(encoder, nn.Module) or encoder is model:
+        return EncoderLayers(model, (), {}, {})
+    count = _encoder_layer_count(model, encoder)
+    for candidate in (encoder, *encoder.children()):
+        layers = _layers(candidate, count)
+        if layers:
+            return EncoderLayers(encoder, layers, *_places(layers))
+    return EncoderLayers(encoder, (), {}, {})
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether the model has an encoder whose output its decoder attends to."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def _cross_attending_layers(model: nn.Module) -> DecoderLayers | None:
+    # What is found elsewhere may be the encoder's.
+    get_decoder = getattr(model, "get_decoder", None)
+    whole: Any = get_decoder() if callable(get_decoder) else None
+    if not isinstance(whole, nn.Module) or whole is model:
+        return None
+    for decoder in _decoders(whole):
+        layers = _layers(decoder, number_of_layers(decoder) or number_of_layers(model))
+        if layers:
+            attention = attention_places(decoder, layers)
+            position, _ = _places(layers)
             return DecoderLayers(
-                decoder,
-                layers,
-                {id(layer): place for place, layer in enumerate(layers)},
-                {id(part): place for place, layer in enumerate(layers) for part in layer.modules()},
+                decoder, layers, position, attention.own, attention.cross, attention.reason
             )
     return None
+
+
+def _encoder_layer_count(model: nn.Module, encoder: nn.Module) -> int | None:
+    config: Any = getattr(encoder, "config", None) or getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        config = config.get_text_config(encoder=True)
+    count = getattr(config, "num_hidden_layers", None)
+    return count if isinstance(count, int) else None
+
+
+def _places(layers: tuple[nn.Module, ...]) -> tuple[dict[int, int], dict[int, int]]:
+    """The position of every layer, and of every module inside one."""
+    return (
+        {id(layer): place for place, layer in enumerate(layers)},
+        {id(part): place for place, layer in enumerate(layers) for part in layer.modules()},
+    )
 
 
 def _decoders(model: nn.Module) -> Iterator[nn.Module]:
@@ -62,8 +132,8 @@ def _modules_but(model: nn.Module, candidate: Any) -> Iterator[nn.Module]:
         yield candidate
 
 
-def _layers(decoder: nn.Module) -> tuple[nn.Module, ...]:
-    declared, listed = _declared_layers(decoder), _layers_by_count(decoder)
+def _layers(stack: nn.Module, count: int | None) -> tuple[nn.Module, ...]:
+    declared, listed = _declared_layers(stack), _layers_by_count(stack, count)
     wrapped = len(declared) == len(listed) and all(
         any(part is inner for part in outer.modules())
         for inner, outer in zip(declared, listed, strict=True)
@@ -93,11 +163,10 @@ def _declared_layers(decoder: nn.Module) -> tuple[nn.Module, ...]:
     )
 
 
-def _layers_by_count(decoder: nn.Module) -> tuple[nn.Module, ...]:
-    count = number_of_layers(decoder)
+def _layers_by_count(stack: nn.Module, count: int | None) -> tuple[nn.Module, ...]:
     if count is None:
         return ()
-    for module in decoder.modules():
+    for module in stack.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return tuple(module)
     return ()

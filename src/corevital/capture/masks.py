@@ -7,6 +7,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from corevital.capture.unobservable import Unobservable
+
 LOWEST: Final = torch.finfo(torch.float32).min
 
 
@@ -17,18 +19,20 @@ def additive_mask(
     keys: int,
     sliding_window: int | None,
     device: torch.device,
+    *,
+    causal: bool = True,
 ) -> Tensor | None:
     """The mask of some query rows, to be added to their scores.
 
     Args:
-        mask: what the attention function got: ``None`` (causal), boolean or additive
-            ``[B, H, Q, K]``, padding ``[B, K]`` (causal besides), or flex attention's
-            ``BlockMask``.
+        mask: what the attention function got: ``None``, boolean or additive ``[B, H, Q or 1, K]``,
+            padding ``[B, K]``, or flex attention's ``BlockMask``.
         rows: first and one past the last query row that is wanted.
         queries: number of queries; the last one is the newest token.
         keys: number of keys that are wanted, from the first.
         sliding_window: how many keys back a query sees, where the backend itself applies that.
         device: where the result is wanted.
+        causal: whether ``None`` and padding mean that a query sees no later key, either.
 
     Returns:
         A float32 tensor that broadcasts to ``[B, H, rows, K]``: 0 where visible, the type's
@@ -36,13 +40,18 @@ def additive_mask(
 
     Raises:
         TypeError: the mask is of an unknown kind.
+        Unobservable: a window narrower than the keys that the backend applies itself, without
+            causality.
     """
     if isinstance(mask, Tensor) and mask.dim() == 4:
-        part = mask[:, :, rows[0] : rows[1], :keys].to(device)
+        part = mask[..., :keys] if mask.shape[2] == 1 else mask[:, :, rows[0] : rows[1], :keys]
+        part = part.to(device)
         return _additive(part) if part.dtype == torch.bool else part.float().clamp(min=LOWEST)
     if mask is not None and not isinstance(mask, Tensor):
         return _additive(_block_mask_rows(mask, rows, keys).to(device))
-    visible = _causally_visible(rows, queries, keys, sliding_window, device)
+    if not causal and sliding_window is not None and keys > sliding_window:
+        raise Unobservable("a sliding window without a mask")
+    visible = _causally_visible(rows, queries, keys, sliding_window, device) if causal else None
     if isinstance(mask, Tensor):
         padding = mask[:, None, None, :keys].bool().to(device)
         visible = padding if visible is None else padding & visible
@@ -69,6 +78,32 @@ def padding_mask(mask: Any, before: int = 0) -> Tensor | None:
     # Whatever else it may see, a token sees itself, and nothing sees padding.
     itself = mask[:, 0].diagonal(before, dim1=-2, dim2=-1)
     return itself if mask.dtype == torch.bool else itself == 0
+
+
+def visible_positions(mask: Any, rows: int, positions: int) -> Tensor | None:
+    """Which positions are no padding, by the mask of an attention that is not causal.
+
+    Args:
+        mask: what the attention function got, see ``additive_mask``.
+        rows: batch size.
+        positions: number of keys.
+
+    Returns:
+        ``[B, K]`` boolean: whether any query sees the key; ``None`` when all are visible.
+
+    Raises:
+        Unobservable: the mask is of a kind that does not tell.
+    """
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.shape[-1] != positions:
+        raise Unobservable("the padding cannot be told from the attention's mask")
+    if mask.dim() == 4:
+        lowest = None if mask.dtype == torch.bool else torch.finfo(mask.dtype).min / 2
+        seen = mask if lowest is None else mask > lowest
+        mask = seen.flatten(1, 2).any(1)
+    known: Tensor = mask.bool().expand(rows, positions)
+    return known
 
 
 def _causally_visible(

@@ -43,11 +43,15 @@ def observed_model_call(call: ModuleCall) -> ModuleCall:
             return call(self, *args, **kwargs)
         if run.model is self:
             run.forward_starts(args, kwargs)
+        else:
+            run.encoder_starts(self, args, kwargs)
         output = call(self, *args, **kwargs)
         if run.is_decoder(self):
             run.decoder_returns(output)
         if run.model is self:
             run.forward_returns(output)
+        else:
+            run.encoder_returns(self, output)
         return output
 
     return __call__

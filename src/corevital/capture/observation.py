@@ -21,8 +21,15 @@ from corevital.capture.columns import RunColumns, collect
 from corevital.capture.criterion import with_observer, with_row_observer
 from corevital.capture.decoding import GenerateCall, is_list, unobservable_decoding
 from corevital.capture.eager_functions import observe_eager_functions
+from corevital.capture.encoder import ATTENTION, HIDDEN, PROMPT
 from corevital.capture.hooks import hooked
-from corevital.capture.layers import decoder_size, find_decoder_layers, number_of_layers
+from corevital.capture.layers import (
+    decoder_size,
+    find_decoder_layers,
+    find_encoder_layers,
+    is_encoder_decoder,
+    number_of_layers,
+)
 from corevital.capture.plan import CapturePlan
 from corevital.capture.prompt_hash import prompt_hash
 from corevital.capture.start import start_run
@@ -85,11 +92,16 @@ class Observation:
         self._reason = _OFF if plan.mode is CaptureMode.OFF else None
         self._obstacle = unobservable_decoding(call)
         self._observes = self._reason is None and self._obstacle is None
+        self._encoder_layers = find_encoder_layers(call.model) if self._observes else None
         self.run = start_run(
-            call, find_decoder_layers(call.model) if self._observes else None, plan
+            call,
+            find_decoder_layers(call.model) if self._observes else None,
+            plan,
+            self._encoder_layers,
         )
-        if self.run.layers is not None:
-            observe_eager_functions(self.run.layers)
+        for part in (self.run.layers, self._encoder_layers):
+            if part is not None:
+                observe_eager_functions(part.layers)
         self._columns: RunColumns | None = None
         self._collected = False
 
@@ -121,7 +133,7 @@ class Observation:
         )
         token = active_run.set(self.run if follows else None)
         try:
-            with hooked(self.run.layers):
+            with hooked(self.run.layers, self._encoder_layers):
                 yield
         finally:
             active_run.reset(token)
@@ -180,6 +192,8 @@ class Observation:
         if not tied:
             missing = Captured(False, _UNTIED)
             report = replace(report, logits=missing, hidden=missing, attention=missing)
+            if report.cross_attention is not None:
+                report = replace(report, cross_attention=missing)
         return GenerationRecord(
             model=model,
             capture=report,
@@ -194,6 +208,11 @@ class Observation:
             prompt=columns.prompt[row],
             finish_reason="stop" if stopped else self._length_reason(steps),
             prompt_hash=prompt_hash(model.name, columns.prompt_ids[row]),
+            cross_attention=columns.cross_attention_columns(row, steps) if tied else None,
+            encoder=columns.encoder[row] if columns.encoder is not None else None,
+            decoder_prompt_tokens=(
+                self.run.prompt_length if self.run.encoder is not None else None
+            ),
         )
 
     def _length_reason(self, steps: int) -> str:
@@ -230,7 +249,20 @@ class Observation:
             prompt=self._captured("prompt", columns is not None and _has_prompt(columns)),
             failures=len(run.failed_signals),
             full_from_step=run.full_from_step,
+            **self._encoder_report(columns),
         )
+
+    def _encoder_report(self, columns: RunColumns | None) -> dict[str, Captured]:
+        if not is_encoder_decoder(self._call.model):
+            return {}
+        # Of all sequences of a call it is the same.
+        summary = columns.encoder[0] if columns is not None and columns.encoder else None
+        seen = {
+            "cross_attention": columns is not None and columns.cross_attention is not None,
+            HIDDEN: summary is not None and summary.hidden is not None,
+            ATTENTION: summary is not None and summary.attention is not None,
+        }
+        return {signal: self._captured(signal, available) for signal, available in seen.items()}
 
     def _captured(self, signal: str, available: bool) -> Captured:
         reason = self._reason or self._obstacle or self.run.unavailable.get(signal)
@@ -241,11 +273,14 @@ class Observation:
     def _default_reason(self, signal: str) -> str:
         if self.run.steps == 0:
             return _NO_TOKEN
-        if signal == "prompt" and self.run.prefill is None:
-            return _SUMMARY if self._plan.mode is not CaptureMode.FULL else "switched off"
+        of_prompt = (PROMPT, HIDDEN, ATTENTION) if self.run.encoder is not None else (PROMPT,)
+        if signal in of_prompt and self._plan.mode is not CaptureMode.FULL:
+            return _SUMMARY
+        if signal == PROMPT and not self._plan.prompt:
+            return "switched off"
         if self.run.compiled:
             return "the forward pass is compiled"
-        if signal == "attention":
+        if signal in ("attention", "cross_attention", ATTENTION):
             return "the attention does not go through the attention interface"
         return "nothing was seen in the forward pass"
 

@@ -8,7 +8,13 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from corevital.capture.attention import AttentionCall, ScoreOptions, grouped_scores
+from corevital.capture.attention import (
+    AttentionCall,
+    ScoreOptions,
+    grouped_scores,
+    stacked_bias,
+)
+from corevital.capture.attention_rows import RowStatistics
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.hidden import cosine
 from corevital.capture.logits import LN2
@@ -41,7 +47,7 @@ def key_thirds(valid: Tensor) -> tuple[Tensor, Tensor]:
     """Masks of the middle third and the outer thirds of each row's prompt.
 
     Args:
-        valid: ``[B, P]`` boolean, False at padding on the left.
+        valid: ``[B, P]`` boolean, False at padding on the left or right.
 
     Returns:
         Two float masks ``[B, P]``. Of ``n`` tokens the middle ones are ``n//3 ... 2n//3 - 1``.
@@ -62,6 +68,12 @@ class _LayerAttention:
         sinks: Tensor | None = self.call.options["s_aux"] if self.options.has_sinks else None
         return sinks if self.call.weights is None else None
 
+    @property
+    def bias(self) -> Tensor:
+        """Position bias ``[B or 1, H, Q, K]``."""
+        bias: Tensor = self.call.options["position_bias"]
+        return bias
+
     def goes_with(self, other: _LayerAttention) -> bool:
         """Whether both layers can be reduced together."""
         return (
@@ -76,11 +88,16 @@ class PromptAttention:
     """Basin score and sparse weights of every prompt attention matrix.
 
     At most ``CHUNK_BYTES`` of weights are reduced at a time: several layers of a short prompt, some
-    queries of one layer of a long one.
+    queries of one layer of a long one. ``causal`` tells whether a token sees none that follows it;
+    ``rows`` is shown all weights besides.
     """
 
-    def __init__(self, valid: Tensor) -> None:
+    def __init__(
+        self, valid: Tensor, *, causal: bool = True, rows: RowStatistics | None = None
+    ) -> None:
         self._valid = valid
+        self._causal = causal
+        self._rows = rows
         self._middle, self._outer = key_thirds(valid)
         self._waiting: list[_LayerAttention] = []
         self.basin: dict[int, Tensor] = {}
@@ -108,15 +125,17 @@ class PromptAttention:
         columns = torch.zeros(*shape, length, dtype=torch.float32, device=device)
         total = torch.zeros(shape, dtype=torch.long, device=device)
         newest: Tensor | None = None
+        positions = tuple(layer.call.position for layer in layers)
         for stop in range(length, 0, -queries):
             start = max(stop - queries, 0)
-            weights = _weights(layers, start, stop)
+            weights, mask = _weights(layers, start, stop, causal=self._causal)
+            if self._rows is not None:
+                self._rows.add(positions, weights, mask, slice(start, stop))
             weights.mul_(self._valid[:, None, start:stop, None])
             columns[..., : weights.shape[-1]] += weights.sum(-2)
             total += (weights > SPARSE_ABOVE).sum((-1, -2))
             if newest is None:
                 newest = _newest_rows(weights)
-        positions = tuple(layer.call.position for layer in layers)
         self.basin |= dict(zip(positions, self._basin_scores(columns), strict=True))
         assert newest is not None
         self.sparse.append(_sparse_weights(positions, newest, length, total))
@@ -158,17 +177,25 @@ def _sparse_weights(
     return SparseWeights(positions, shape, length - shape[3], index.int(), weight, total)
 
 
-def _weights(layers: list[_LayerAttention], start: int, stop: int) -> Tensor:
-    """Attention weights ``[l, B, H, stop - start, K]`` of some queries, softmax in float32."""
+def _weights(
+    layers: list[_LayerAttention], start: int, stop: int, *, causal: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attention weights ``[l, B, H, stop - start, K]`` of some queries, softmax in float32.
+
+    And their additive mask, broadcasting to ``[B, H, stop - start, K]``; ``None`` without one.
+    """
     first = layers[0]
     length, width = first.call.query.shape[2:]
     device = layers[-1].call.query.device
+    window = first.options.sliding_window
+    rows = (start, stop)
     given = [layer.call.weights for layer in layers if layer.call.weights is not None]
     if given:
         parts = [weights[:, :, start:stop, :length].to(device) for weights in given]
-        return torch.stack(parts).float()
-    # Without an explicit mask the attention is causal: later keys cannot matter.
-    keys = stop if first.call.mask is None else length
+        mask = additive_mask(first.call.mask, rows, length, length, window, device, causal=causal)
+        return torch.stack(parts).float(), mask
+    # Without an explicit mask, causal attention sees no later keys.
+    keys = stop if first.call.mask is None and causal else length
     parts = [
         grouped_scores(layer.call.query[:, :, start:stop], layer.call.key[:, :, :keys]).to(device)
         for layer in layers
@@ -176,15 +203,17 @@ def _weights(layers: list[_LayerAttention], start: int, stop: int) -> Tensor:
     scores = parts[0][None] if len(parts) == 1 else torch.stack(parts)
     del parts
     scores = first.options.apply(scores, width)
-    window = first.options.sliding_window
-    mask = additive_mask(first.call.mask, (start, stop), length, keys, window, device)
+    if first.options.has_bias:
+        biases = [layer.bias for layer in layers]
+        scores.add_(stacked_bias(biases, device, slice(start, stop), slice(keys)))
+    mask = additive_mask(first.call.mask, rows, length, keys, window, device, causal=causal)
     if mask is not None:
         scores.add_(mask)
     sinks = [layer.sinks for layer in layers if layer.sinks is not None]
     if not sinks:
-        return torch.softmax(scores, dim=-1)
+        return torch.softmax(scores, dim=-1), mask
     column = torch.stack(sinks).float()[:, None, :, None, None].expand(*scores.shape[:-1], 1)
-    return torch.softmax(torch.cat((scores, column.to(device)), dim=-1), dim=-1)[..., :-1]
+    return torch.softmax(torch.cat((scores, column.to(device)), dim=-1), dim=-1)[..., :-1], mask
 
 
 class LayerTransformation:

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from corevital.capture.attention import AttentionCall, AttentionReducer
 from corevital.capture.attention_functions import AttentionFunction
-from corevital.capture.cache import only_appends
+from corevital.capture.cache import keeps_cross_attention, only_appends
 from corevital.capture.chunk import MOST_STEPS
 from corevital.capture.chunked_prefill import ChunkedPrefill
 from corevital.capture.compiled import is_compiled
+from corevital.capture.encoder import SIGNALS as ENCODER_SIGNALS
+from corevital.capture.encoder import EncoderObserver
 from corevital.capture.failure import is_own_failure
 from corevital.capture.forward_inputs import given_ids, given_rows
 from corevital.capture.hidden import HiddenReducer
-from corevital.capture.layers import DecoderLayers, decoder_size
+from corevital.capture.layers import DecoderLayers, EncoderLayers, decoder_size
 from corevital.capture.logits import LogitsReducer
 from corevital.capture.masks import padding_mask
 from corevital.capture.plan import CapturePlan
@@ -46,8 +48,9 @@ class GenerationRun:
         token_times_ns: when each token was known, nanoseconds of ``time.perf_counter_ns``.
         input_ids: ``[B, prompt + S]`` as of the last token; ``None`` before the first.
         prompt_mask: ``[B, P]`` attention mask of the prompt; ``None`` when nothing is masked.
-        unavailable: why a signal (``logits``, ``hidden``, ``attention``, ``prompt``) ended or was
-            never begun.
+        encoder: what is seen of an encoder-decoder's encoder, ``None`` in a decoder-only model.
+        unavailable: why a signal (``logits``, ``hidden``, ``attention``, ``prompt``, and in an
+            encoder-decoder ``cross_attention`` and those of the encoder) ended or was never begun.
         failed_signals: the signals whose observation failed.
         seconds: time spent observing.
         full_from_step: the step from which an ``on_risk`` run observed everything.
@@ -61,6 +64,7 @@ class GenerationRun:
         layers: DecoderLayers | None,
         plan: CapturePlan,
         chunks: ChunkedPrefill | None = None,
+        encoder_layers: EncoderLayers | None = None,
     ) -> None:
         self.model = model
         self.layers = layers
@@ -79,6 +83,8 @@ class GenerationRun:
         # Of use only where every step has them.
         weighed = layers.layers if layers is not None and plan.mode is CaptureMode.FULL else ()
         self.attention = AttentionReducer(most_steps, middle_layers(len(weighed)))
+        self.cross_attention = AttentionReducer(most_steps, keys_per_step=0)
+        self.encoder = EncoderObserver(encoder_layers, plan) if encoder_layers is not None else None
         self.compiled = is_compiled(model)
         self.prefill: Prefill | None = None
         self._reading_prompt: Prefill | None = None
@@ -88,8 +94,10 @@ class GenerationRun:
         self._last = len(layers.layers) - 1 if layers is not None else -1
         self._layer_position = layers.layer_position if layers is not None else {}
         self._position_inside = layers.position_inside if layers is not None else {}
+        self._cross_inside = layers.cross_inside if layers is not None else {}
         self._states: dict[int, Tensor] = {}
         self._rows: int | None = None
+        self._queries: int | None = None
         self._width = decoder_size(model, "hidden_size")
         self._observing_forward = False
         self._token_due = False
@@ -100,6 +108,12 @@ class GenerationRun:
         if layers is None:
             self.unavailable["hidden"] = "no decoder layers found"
             self.unavailable["attention"] = "no decoder layers found"
+        elif layers.attention_obstacle is not None:
+            self.unavailable["attention"] = layers.attention_obstacle
+        if self.encoder is not None and "attention" in self.unavailable:
+            self.unavailable["cross_attention"] = self.unavailable["attention"]
+        if self.encoder is not None and self.encoder.count == 0:
+            self.unavailable |= dict.fromkeys(ENCODER_SIGNALS, "no encoder layers found")
 
     @property
     def steps(self) -> int:
@@ -124,7 +138,10 @@ class GenerationRun:
                 return
         self._observing_forward = True
         self._states.clear()
-        self._rows = given_rows(args, kwargs)
+        if self.encoder is None:
+            self._rows = given_rows(args, kwargs)
+        else:
+            self._decoder_starts(kwargs)
         self._observed("attention", self._begin_attention, kwargs)
         if self.steps == 0:
             self._begin_prompt(args, kwargs)
@@ -135,12 +152,25 @@ class GenerationRun:
         self.attention.begin_step(append_only=append_only, continues=continues)
 
     def _begin_prompt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._chunks is not None and not self._chunks.whole:
+        if self.encoder is not None:
+            reason = self.encoder.decoding_starts(kwargs)
+            if reason is not None:
+                self.unavailable |= dict.fromkeys(ENCODER_SIGNALS, reason)
+        elif self._chunks is not None and not self._chunks.whole:
             self.prompt_mask = self._chunks.mask
             self.unavailable.setdefault("prompt", "chunked prefill")
         else:
             self.prompt_mask = padding_mask(kwargs.get("attention_mask"))
             self._observed("prompt", self._begin_prefill, args, kwargs)
+
+    def _decoder_starts(self, kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("decoder_input_ids")
+        self._rows, self._queries = ids.shape if isinstance(ids, Tensor) else (None, None)
+        self._observed("cross_attention", self._begin_cross_attention, kwargs)
+
+    def _begin_cross_attention(self, kwargs: dict[str, Any]) -> None:
+        keeps_keys = keeps_cross_attention(kwargs.get("past_key_values"))
+        self.cross_attention.begin_step(append_only=keeps_keys)
 
     def _begin_prefill(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.plan.mode is not CaptureMode.FULL or not self.plan.prompt:
@@ -160,15 +190,20 @@ class GenerationRun:
     def layer_returns(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A decoder layer returns its hidden states."""
         if not self._observing_forward:
+            if self.encoder is not None and self.encoder.running:
+                self.encoder.layer_returns(module, args, output, self._observed)
             return
         position = self._layer_position.get(id(module))
         if position is None or not (self._everything or position == self._last):
+            if self.encoder is not None and self.encoder.running:
+                self.encoder.layer_returns(module, args, output, self._observed)
             return
         if position in self._states:
             # The hook of another run on the same layer.
             return
         states = self._hidden_states(output)
         if states is None:
+            self._observed("hidden", self._must_have_rows_first, output)
             return
         self._states[position] = states
         if states.shape[1] > 1:
@@ -188,9 +223,14 @@ class GenerationRun:
             output = getattr(output, "last_hidden_state", None)
         if not isinstance(output, Tensor) or output.dim() != 3:
             return None
-        rows, _, width = output.shape
+        rows, queries, width = output.shape
         expected = self._rows in (None, rows) and self._width in (None, width)
-        return output if expected else None
+        return output if expected and self._queries in (None, queries) else None
+
+    def _must_have_rows_first(self, output: Any) -> None:
+        states = output[0] if isinstance(output, tuple | list) and output else output
+        if isinstance(states, Tensor) and states.shape[:2] == (self._queries, self._rows):
+            raise Unobservable("the layers have the positions before the sequences")
 
     def _keep_newest(self, position: int) -> None:
         # A copy, because a view would keep the states of a whole prompt alive.
@@ -199,6 +239,18 @@ class GenerationRun:
     def is_decoder(self, module: nn.Module) -> bool:
         """Whether ``module`` is the decoder inside the model."""
         return self.layers is not None and self.layers.decoder is module is not self.model
+
+    def encoder_starts(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """A model inside the model is called, which may be the encoder."""
+        if self.encoder is not None and self.encoder.is_encoder(module):
+            self.encoder.starts(args, kwargs)
+
+    def encoder_returns(self, module: nn.Module, output: Any) -> None:
+        """A model inside the model returns, which may be the encoder."""
+        if self.encoder is not None and self.encoder.is_encoder(module):
+            self.encoder.returns(output, self._observed)
 
     def decoder_returns(self, output: Any) -> None:
         """The decoder returns its last hidden states, after the final norm."""
@@ -215,7 +267,10 @@ class GenerationRun:
 
     def observed_attention(self, function: AttentionFunction) -> AttentionFunction:
         """``function`` itself, followed by an observation of what it was given."""
-        if not self._observing_forward or "attention" in self.unavailable:
+        if self.encoder is None:
+            if not self._observing_forward or "attention" in self.unavailable:
+                return function
+        elif not self._observing_forward and not self.encoder.running:
             return function
         wrapped = self._wrapped.get(function)
         if wrapped is None:
@@ -238,7 +293,12 @@ class GenerationRun:
             finally:
                 self._inside_attention = False
             position = position_inside.get(id(module))
-            if position is not None and (self._everything or position == last):
+            if position is None:
+                if self.encoder is not None:
+                    mask = args[0] if args else kwargs.get("attention_mask")
+                    call = AttentionCall(-1, query, key, mask, result[1], kwargs)
+                    self._other_attention(self.encoder, module, call)
+            elif (self._everything or position == last) and "attention" not in self.unavailable:
                 mask = args[0] if args else kwargs.get("attention_mask")
                 call = AttentionCall(position, query, key, mask, result[1], kwargs)
                 try:
@@ -250,6 +310,21 @@ class GenerationRun:
             return result
 
         return attention
+
+    def _other_attention(
+        self, encoder: EncoderObserver, module: nn.Module, call: AttentionCall
+    ) -> None:
+        """An attention that is no self-attention of the decoder's."""
+        if encoder.running:
+            encoder.attention_returns(module, call, self._observed)
+            return
+        position = self._cross_inside.get(id(module))
+        if position is None or not (self._everything or position == self._last):
+            return
+        if self.steps == 0:
+            self._observed("cross_attention", encoder.decoder_attends, call)
+        call = call._replace(position=position)
+        self._observed("cross_attention", self.cross_attention.observe, call)
 
     def forward_returns(self, output: Any) -> None:
         """The model's forward pass ends: the step's rows and states are complete."""
@@ -267,6 +342,8 @@ class GenerationRun:
             self._observed("hidden", self._add_states, step)
         if "attention" not in self.unavailable:
             self._observed("attention", self.attention.end_step, step)
+        if self.encoder is not None:
+            self._observed("cross_attention", self.cross_attention.end_step, step)
         if self._reading_prompt is not None:
             self._observed("prompt", self._read_prompt, self._reading_prompt, output)
             self._reading_prompt = None
@@ -339,6 +416,8 @@ class GenerationRun:
         self._observing_forward = False
         self._reading_prompt = None
         self.unavailable |= dict.fromkeys(("logits", "hidden", "attention", "prompt"), reason)
+        if self.encoder is not None:
+            self.unavailable |= dict.fromkeys(("cross_attention", *ENCODER_SIGNALS), reason)
 
     def settle(self, returned: Tensor | None, end_counter_ns: int) -> None:
         """``generate`` ended.
@@ -359,6 +438,9 @@ class GenerationRun:
             self._observed("logits", self._reduce_logits)
         self._observed("hidden", self.hidden.reduce)
         self._observed("attention", self.attention.finish)
+        if self.encoder is not None:
+            self._observed("cross_attention", self.cross_attention.finish)
+            self.encoder.release()
         # It refers to this run: without the cycle, the run's memory is free as soon as it ends.
         self._wrapped.clear()
         if self.prefill is not None:
@@ -385,7 +467,10 @@ class GenerationRun:
         self.logits = LogitsReducer(self.plan.top_k)
         self.hidden = HiddenReducer()
         self.attention = AttentionReducer()
+        self.cross_attention = AttentionReducer(keys_per_step=0)
         self.prefill = None
+        if self.encoder is not None:
+            self.encoder.forget()
 
     def _observed(self, signal: str, observe: Callable[..., None], *args: Any) -> None:
         """Call ``observe``; its failure ends the signal, never the generation."""

@@ -6,13 +6,18 @@ from corevital.capture.assisted_run import AssistedRun
 from corevital.capture.beam_run import BeamRun
 from corevital.capture.chunked_prefill import ChunkedPrefill
 from corevital.capture.decoding import Decoding, GenerateCall, decoding_of
-from corevital.capture.layers import DecoderLayers
+from corevital.capture.layers import DecoderLayers, EncoderLayers
 from corevital.capture.loop_run import LoopRun
 from corevital.capture.plan import CapturePlan
 from corevital.capture.run import GenerationRun
 
 
-def start_run(call: GenerateCall, layers: DecoderLayers | None, plan: CapturePlan) -> GenerationRun:
+def start_run(
+    call: GenerateCall,
+    layers: DecoderLayers | None,
+    plan: CapturePlan,
+    encoder_layers: EncoderLayers | None = None,
+) -> GenerationRun:
     """The run of a call; ``layers`` are ``None`` when its inside is not observed."""
     decoding, length = decoding_of(call), call.prompt_length
     if decoding is Decoding.CUSTOM:
@@ -24,5 +29,6 @@ def start_run(call: GenerateCall, layers: DecoderLayers | None, plan: CapturePla
     if length is not None and call.setting("prefill_chunk_size"):
         chunks = ChunkedPrefill(length)
     if decoding is Decoding.BEAMS:
-        return BeamRun(call.model, layers, plan, call.setting("num_beams"), chunks)
-    return GenerationRun(call.model, layers, plan, chunks)
+        beams = call.setting("num_beams")
+        return BeamRun(call.model, layers, plan, beams, chunks, encoder_layers)
+    return GenerationRun(call.model, layers, plan, chunks, encoder_layers)
