@@ -48,7 +48,11 @@ STANDARD_ATTRIBUTES: Final = (
         "`stop`, `length` or `error`, of every sequence",
     ),
     Standard(gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, Type.DOUBLE, "Seconds, with a `streamer`"),
-    Standard(gen_ai.GEN_AI_USAGE_INPUT_TOKENS, Type.INT, "Tokens of the prompts, without padding"),
+    Standard(
+        gen_ai.GEN_AI_USAGE_INPUT_TOKENS,
+        Type.INT,
+        "Tokens of the prompts, without padding; or positions, of what is no text",
+    ),
     Standard(gen_ai.GEN_AI_USAGE_OUTPUT_TOKENS, Type.INT, "Generated tokens"),
     Standard(error_attributes.ERROR_TYPE, Type.STRING, "The exception, of a call that raised"),
     Standard(gen_ai.GEN_AI_INPUT_MESSAGES, Type.STRING, "Only with content capture"),
@@ -179,7 +183,7 @@ AREAS: Final = {
     "Health": ("health",),
     "Signals, early warnings and blamed layers": ("signal", "early_warning", "blame"),
     "Summaries of the generation": (),
-    "Summaries of the prompt": ("prompt",),
+    "Summaries of the prompt": ("prompt", "encoder"),
 }
 
 

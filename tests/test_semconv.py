@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -131,6 +131,13 @@ def collapse_attention(model: Any) -> None:
         layer.self_attn.q_proj.weight.mul_(1000.0)
 
 
+def encoder_with_nan() -> GenerativeModel:
+    model: Any = tiny_model("bart")
+    with torch.no_grad():
+        model.get_encoder().layers[1].fc2.weight.fill_(math.nan)
+    return cast(GenerativeModel, model)
+
+
 def generate_everything(loaded: LoadedModel) -> None:
     """Generations that between them show everything that CoreVital can say."""
     speaker = tiny_model("llama", vocab_size=len(loaded.tokenizer))
@@ -153,6 +160,8 @@ def generate_everything(loaded: LoadedModel) -> None:
     loop = [40, 41, 42] * 64 + [50]
     generate(tiny_model("llama"), max_new_tokens=len(loop), logits_processor=forcing(loop))
     generate(tiny_model("llama"), num_beams=2)
+    generate(tiny_model("bart"))
+    generate(encoder_with_nan())
     with pytest.raises(ValueError, match="max_new_tokens"):
         generate(tiny_model("llama"), max_new_tokens=-1)
     with odd_attention() as name:

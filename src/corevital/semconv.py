@@ -105,6 +105,21 @@ CAPTURE_ATTENTION: Final = _attribute(
 CAPTURE_PROMPT: Final = _attribute(
     "corevital.capture.prompt", Type.STRING, "`captured`, or `unavailable: ` and the reason."
 )
+CAPTURE_CROSS_ATTENTION: Final = _attribute(
+    "corevital.capture.cross_attention",
+    Type.STRING,
+    "`captured`, or `unavailable: ` and the reason; of encoder-decoders only.",
+)
+CAPTURE_ENCODER_HIDDEN: Final = _attribute(
+    "corevital.capture.encoder.hidden",
+    Type.STRING,
+    "`captured`, or `unavailable: ` and the reason; of encoder-decoders only.",
+)
+CAPTURE_ENCODER_ATTENTION: Final = _attribute(
+    "corevital.capture.encoder.attention",
+    Type.STRING,
+    "`captured`, or `unavailable: ` and the reason; of encoder-decoders only.",
+)
 CAPTURE_STEPS: Final = _attribute(
     "corevital.capture.steps", Type.INT, "Steps that were observed.", "{step}"
 )
@@ -342,6 +357,51 @@ ATTENTION_ENTROPY_MEAN: Final = _attribute(
 ATTENTION_COLLAPSED_SHARE: Final = _attribute(
     "corevital.attention.collapsed_share", Type.DOUBLE, "Share of heads that are collapsed.", "1"
 )
+CROSS_ATTENTION_ENTROPY_MEAN: Final = _attribute(
+    "corevital.cross_attention.entropy.mean",
+    Type.DOUBLE,
+    "Mean entropy of the attention to the encoder's positions, over steps, layers and heads.",
+    "bit",
+)
+CROSS_ATTENTION_NORMALIZED_MEAN: Final = _attribute(
+    "corevital.cross_attention.normalized_entropy.mean",
+    Type.DOUBLE,
+    "The same divided by the logarithm of the number of positions, in [0, 1].",
+    "1",
+)
+CROSS_ATTENTION_COLLAPSED_SHARE: Final = _attribute(
+    "corevital.cross_attention.collapsed_share",
+    Type.DOUBLE,
+    "Share of cross-attention heads that are collapsed.",
+    "1",
+)
+ENCODER_L2_MEAN: Final = _attribute(
+    "corevital.encoder.hidden.l2_norm.mean",
+    Type.DOUBLE,
+    "L2 norm of the encoder's states, mean over positions and layers.",
+)
+ENCODER_MAX_ABS: Final = _attribute(
+    "corevital.encoder.hidden.max_abs",
+    Type.DOUBLE,
+    "Largest absolute value of an encoder's state over all positions and layers.",
+)
+ENCODER_ENTROPY_MEAN: Final = _attribute(
+    "corevital.encoder.attention.entropy.mean",
+    Type.DOUBLE,
+    "Mean entropy of the encoder's self-attention over positions, layers and heads.",
+    "bit",
+)
+ENCODER_COLLAPSED_SHARE: Final = _attribute(
+    "corevital.encoder.attention.collapsed_share",
+    Type.DOUBLE,
+    "Share of the encoder's heads that are collapsed.",
+    "1",
+)
+ENCODER_NON_FINITE_LAYERS: Final = _attribute(
+    "corevital.encoder.non_finite_layers",
+    Type.INTS,
+    "Layers of the encoder with NaN or Inf; absent when there is none.",
+)
 PROMPT_SURPRISAL_MEAN: Final = _attribute(
     "corevital.prompt.surprisal.mean", Type.DOUBLE, "Mean surprisal of the prompt's tokens.", "bit"
 )
@@ -416,6 +476,24 @@ STEP_ATTENTION_COLLAPSED: Final = _step(
 STEP_ATTENTION_FOCUSED: Final = _step(
     "attention.focused_heads", Type.INT, "Heads with a weight above 0.9, over all layers.", "{head}"
 )
+STEP_CROSS_ATTENTION_ENTROPY_MEAN: Final = _step(
+    "cross_attention.entropy.mean",
+    Type.DOUBLE,
+    "Entropy of the attention to the encoder's positions, mean over heads and layers.",
+    "bit",
+)
+STEP_CROSS_ATTENTION_CONCENTRATION_MAX: Final = _step(
+    "cross_attention.concentration.max",
+    Type.DOUBLE,
+    "Largest weight of a head on one of the encoder's positions.",
+    "1",
+)
+STEP_CROSS_ATTENTION_COLLAPSED: Final = _step(
+    "cross_attention.collapsed_heads",
+    Type.INT,
+    "Cross-attention heads that are collapsed, over all layers.",
+    "{head}",
+)
 STEP_NON_FINITE_LAYERS: Final = _step(
     "non_finite_layers", Type.INTS, "Layers with NaN or Inf; absent when there is none."
 )
@@ -463,6 +541,27 @@ LAYER_COLLAPSED_SHARE: Final = _attribute(
     "1",
     (Place.LAYERS,),
 )
+LAYER_CROSS_ATTENTION_INDEX: Final = _attribute(
+    "corevital.layer.cross_attention.index",
+    Type.INTS,
+    "Zero-based layers of the cross-attention arrays.",
+    "",
+    (Place.LAYERS,),
+)
+LAYER_CROSS_ATTENTION_ENTROPY: Final = _attribute(
+    "corevital.layer.cross_attention.entropy.mean",
+    Type.DOUBLES,
+    "Cross-attention entropy per layer, mean over heads and steps.",
+    "bit",
+    (Place.LAYERS,),
+)
+LAYER_CROSS_ATTENTION_COLLAPSED_SHARE: Final = _attribute(
+    "corevital.layer.cross_attention.collapsed_share",
+    Type.DOUBLES,
+    "Share of a layer's cross-attention heads that are collapsed, mean over steps.",
+    "1",
+    (Place.LAYERS,),
+)
 PROMPT_TRANSFORMATION: Final = _attribute(
     "corevital.prompt.layer_transformation.values",
     Type.DOUBLES,
@@ -475,6 +574,21 @@ PROMPT_BASIN: Final = _attribute(
     Type.DOUBLES,
     "Basin score per layer, mean over heads.",
     "1",
+    (Place.PROMPT,),
+)
+
+ENCODER_L2_VALUES: Final = _attribute(
+    "corevital.encoder.hidden.l2_norm.values",
+    Type.DOUBLES,
+    "L2 norm of the encoder's states per layer, mean over positions.",
+    "",
+    (Place.PROMPT,),
+)
+ENCODER_ENTROPY_VALUES: Final = _attribute(
+    "corevital.encoder.attention.entropy.values",
+    Type.DOUBLES,
+    "Entropy of the encoder's self-attention per layer, mean over heads and positions.",
+    "bit",
     (Place.PROMPT,),
 )
 

@@ -404,11 +404,11 @@ def test_a_listener_sees_every_sequence_with_its_assessment(
 
 def unsupported(decoding: str) -> tuple[GenerativeModel, dict[str, Any], str]:
     """A model, arguments of ``generate``, and the reason that spans must give."""
-    model = tiny_model("llama")
     if decoding == "custom":
         reason = "the custom loop's tokens are not those of one forward pass each"
-        return model, {"custom_generate": contrastive}, reason
-    return tiny_model(decoding), {}, "encoder-decoder model"
+        return tiny_model("llama"), {"custom_generate": contrastive}, reason
+    lookup = {"prompt_lookup_num_tokens": 3}
+    return tiny_model("bart"), lookup, "assisted decoding of an encoder-decoder"
 
 
 def unchanged(model: Any, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -428,7 +428,7 @@ def contrastive(
     return input_ids
 
 
-@pytest.mark.parametrize("decoding", ["custom", "t5", "bart"])
+@pytest.mark.parametrize("decoding", ["custom", "prompt lookup of an encoder-decoder"])
 def test_a_decoding_that_cannot_be_observed_is_left_alone_and_says_so(
     decoding: str, telemetry: Telemetry, instrument: Instrument
 ) -> None:
@@ -447,12 +447,12 @@ def test_a_decoding_that_cannot_be_observed_is_left_alone_and_says_so(
     assert observed == ([] if "custom_generate" in options else [False])
     (span,) = telemetry.spans()
     written = attributes(span)
+    signals = ["logits", "hidden", "attention", "prompt"]
+    if model.config.is_encoder_decoder:
+        signals += ["cross_attention", "encoder.hidden", "encoder.attention"]
     assert {name: value for name, value in written.items() if name.startswith("corevital.")} == {
         "corevital.capture.mode": "full",
-        **{
-            f"corevital.capture.{signal}": f"unavailable: {reason}"
-            for signal in ("logits", "hidden", "attention", "prompt")
-        },
+        **{f"corevital.capture.{signal}": f"unavailable: {reason}" for signal in signals},
     }
     assert span.events == ()
     assert span.status.status_code is StatusCode.UNSET

@@ -42,10 +42,11 @@ def layer_blame(record: GenerationRecord) -> tuple[LayerBlame, ...]:
 
     A layer is blamed for NaN or Inf; for collapsed heads in more than half of its steps; for a
     mean L2 norm far above those of the other layers; for an L2 norm that varies a lot over
-    steps. Layers and steps that were not observed count for nothing.
+    steps. Layers and steps that were not observed count for nothing. Of an encoder-decoder, these
+    are the decoder's layers.
     """
     faults: defaultdict[int, list[_Fault]] = defaultdict(list)
-    for fault in _faults(record.hidden, record.attention):
+    for fault in _faults(record):
         faults[fault.layer].append(fault)
     return tuple(
         LayerBlame(layer, max(fault.severity for fault in found), tuple(f.reason for f in found))
@@ -53,14 +54,16 @@ def layer_blame(record: GenerationRecord) -> tuple[LayerBlame, ...]:
     )
 
 
-def _faults(hidden: HiddenColumns | None, attention: AttentionColumns | None) -> Iterator[_Fault]:
-    if hidden is not None:
+def _faults(record: GenerationRecord) -> Iterator[_Fault]:
+    if (hidden := record.hidden) is not None:
         yield from _non_finite("hidden state", hidden.layers, hidden.non_finite)
         yield from _outlying_norm(hidden)
         yield from _unstable_norm(hidden)
-    if attention is not None:
+    if (attention := record.attention) is not None:
         yield from _non_finite("attention", attention.layers, attention.non_finite)
-        yield from _collapsed(attention)
+        yield from _collapsed(attention, record.steps_without_choice)
+    if (cross := record.cross_attention) is not None:
+        yield from _non_finite("cross-attention", cross.layers, cross.non_finite)
 
 
 def _non_finite(what: str, layers: Ints, non_finite: Bools) -> Iterator[_Fault]:
@@ -70,8 +73,9 @@ def _non_finite(what: str, layers: Ints, non_finite: Bools) -> Iterator[_Fault]:
         yield _Fault(int(layers[i]), NON_FINITE_SEVERITY, reason)
 
 
-def _collapsed(attention: AttentionColumns) -> Iterator[_Fault]:
+def _collapsed(attention: AttentionColumns, without_choice: int) -> Iterator[_Fault]:
     seen = np.isfinite(attention.entropy_mean)
+    seen[:without_choice] = False
     steps = seen.sum(axis=0)
     collapsed = (seen & (attention.collapsed_heads > 0)).sum(axis=0)
     for i in np.flatnonzero(collapsed > COLLAPSED_STEPS_SHARE * steps):

@@ -18,15 +18,17 @@ CATASTROPHIC_SEVERITY = 0.8
 BEYOND_BASELINE_SEVERITY = 0.3
 
 
-def collapse_rate(attention: AttentionColumns | None) -> Series:
+def collapse_rate(attention: AttentionColumns | None, without_choice: int = 0) -> Series:
     """Share of collapsed heads in each observed step, ``[<= S]`` in [0, 1].
 
     A step counts over the layers whose attention was observed in it (``entropy_mean`` is finite);
-    steps without any are left out. Empty when attention was not captured.
+    steps without any are left out, and so are the first ``without_choice``, at which there was one
+    key to see and no head could but look at it. Empty when attention was not captured.
     """
     if attention is None:
         return np.empty(0)
     seen = np.isfinite(attention.entropy_mean)
+    seen[:without_choice] = False
     heads = np.where(seen, attention.heads, 0).sum(axis=1)
     collapsed = np.where(seen, attention.collapsed_heads, 0).sum(axis=1)
     steps = heads > 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -132,6 +132,9 @@ def _rules(record: GenerationRecord) -> Iterator[_Rule]:
         yield from _hidden_rules(record.hidden, record.model)
     if record.attention is not None:
         yield from _attention_rules(record.attention)
+    if record.cross_attention is not None:
+        for rule in _attention_rules(record.cross_attention):
+            yield replace(rule, name=f"cross_attention:{rule.name}")
     yield from _prompt_rules(record.prompt)
 
 

@@ -12,7 +12,14 @@ from corevital.assess.divergence import Divergence
 from corevital.assess.observed import logit_series
 from corevital.assess.profile import Profile
 from corevital.assess.repetition import repetition_loop
-from corevital.record import GenerationRecord
+from corevital.record import (
+    AttentionColumns,
+    EncoderAttention,
+    EncoderHidden,
+    EncoderSummary,
+    GenerationRecord,
+    HiddenColumns,
+)
 
 NAN_OR_INF = "nan_or_inf"
 REPETITION_LOOP = "repetition_loop"
@@ -41,18 +48,18 @@ def health_flags(
 ) -> HealthFlags:
     """Flags of ``record`` under ``profile``'s thresholds (published CoreVital heuristics).
 
-    A part that was not captured raises no flag. Logits are captured at every step or at none, so
+    A part that was not captured raises no flag. Only self-attention can collapse: a translation may
+    well look at one word of its source at a time. Logits are captured at every step or at none, so
     a NaN among their columns is a NaN of the model's.
     """
     hidden, attention = record.hidden, record.attention
-    parts = [part for part in (hidden, attention) if part is not None]
     severity = attention_collapse_severity(
-        collapse_rate(attention),
+        collapse_rate(attention, record.steps_without_choice),
         beyond_baseline=divergence is not None and divergence.more_collapsed_heads,
     )
     entropy = logit_series(record.logits).entropy
     return HealthFlags(
-        nan_or_inf=any(bool(part.non_finite.any()) for part in parts)
+        nan_or_inf=any(bool(part.non_finite.any()) for part in _parts(record))
         or (record.logits is not None and bool(np.isnan(record.logits.entropy).any())),
         repetition_loop=hidden is not None
         and repetition_loop(hidden.last_layer_cosine, profile.repetition_cosine),
@@ -61,3 +68,18 @@ def health_flags(
         attention_collapse_severity=severity,
         high_entropy_steps=int(np.count_nonzero(entropy > profile.high_entropy_bits)),
     )
+
+
+def _parts(
+    record: GenerationRecord,
+) -> list[HiddenColumns | AttentionColumns | EncoderHidden | EncoderAttention]:
+    """Everything of a record whose layers can hold NaN or Inf."""
+    encoder = record.encoder if record.encoder is not None else EncoderSummary()
+    parts = (
+        record.hidden,
+        record.attention,
+        record.cross_attention,
+        encoder.hidden,
+        encoder.attention,
+    )
+    return [part for part in parts if part is not None]

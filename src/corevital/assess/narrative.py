@@ -171,6 +171,8 @@ def _scope(record: GenerationRecord) -> str:
     capture, scope = record.capture, []
     parts = {"logits": capture.logits, "hidden states": capture.hidden}
     parts["attention"] = capture.attention
+    if capture.cross_attention is not None:
+        parts["cross-attention"] = capture.cross_attention
     if missing := [name for name, part in parts.items() if not part.available]:
         scope.append(f"without {listed(missing)}{_reason(list(parts.values()))}")
     seen = {

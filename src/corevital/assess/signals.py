@@ -61,7 +61,9 @@ def compound_signals(record: GenerationRecord) -> tuple[CompoundSignal, ...]:
         CONTEXT_LOSS: _context_loss(logits, record.prompt),
         CONFIDENT_CONFUSION: _confident_confusion(logits),
         DEGENERATING_GENERATION: _degenerating_generation(logits),
-        ATTENTION_BOTTLENECK: _attention_bottleneck(logits, collapse_rate(record.attention)),
+        ATTENTION_BOTTLENECK: _attention_bottleneck(
+            logits, collapse_rate(record.attention, record.steps_without_choice)
+        ),
         CONFIDENT_REPETITION_RISK: _confident_repetition_risk(logits),
     }
     return tuple(

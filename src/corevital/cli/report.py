@@ -45,6 +45,9 @@ _SIGNALS: Final = {
     "logits": "logits",
     "hidden": "hidden states",
     "attention": "attention",
+    "cross_attention": "cross-attention",
+    "encoder_hidden": "encoder's hidden states",
+    "encoder_attention": "encoder's attention",
     "prompt": "prompt",
 }
 
@@ -84,6 +87,7 @@ class HealthReport:
         yield _section(
             *([("Layers", _blame(assessment.blame))] if assessment is not None else []),
             ("Prompt", _prompt(outcome)),
+            *_cross_attention(outcome),
         )
         yield _section(
             ("Captured", _captured(outcome)),
@@ -293,10 +297,26 @@ def _prompt(outcome: Outcome) -> Text:
     return Text("; ".join(parts))
 
 
+def _cross_attention(outcome: Outcome) -> Iterator[tuple[str, RenderableType]]:
+    """How an encoder-decoder looked at its prompt, where that was observed."""
+    cross = outcome.record.cross_attention
+    if cross is None:
+        return
+    entropy, normalized = (
+        finite_mean(cross.entropy_mean),
+        finite_mean(cross.normalized_entropy_mean),
+    )
+    if entropy is not None and normalized is not None:
+        words = f"cross-attention entropy mean {entropy:.2f} bits, {normalized:.2f} of the largest"
+        yield "Source", Text(words)
+
+
 def _captured(outcome: Outcome) -> Text:
     capture = outcome.record.capture
     captured: dict[str, Captured] = {
-        label: getattr(capture, name) for name, label in _SIGNALS.items()
+        label: part
+        for name, label in _SIGNALS.items()
+        if (part := getattr(capture, name)) is not None
     }
     seen = [label for label, part in captured.items() if part.available]
     mode = f"mode {capture.mode.value}"

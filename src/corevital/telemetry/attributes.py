@@ -17,6 +17,7 @@ from corevital.record import (
     AttentionColumns,
     Captured,
     CaptureReport,
+    EncoderSummary,
     GenerationRecord,
     LogitColumns,
     PromptColumns,
@@ -51,6 +52,16 @@ def capture_attributes(report: CaptureReport) -> dict[str, Value]:
         semconv.CAPTURE_ATTENTION: _availability(report.attention),
         semconv.CAPTURE_PROMPT: _availability(report.prompt),
     }
+    of_encoder = {
+        semconv.CAPTURE_CROSS_ATTENTION: report.cross_attention,
+        semconv.CAPTURE_ENCODER_HIDDEN: report.encoder_hidden,
+        semconv.CAPTURE_ENCODER_ATTENTION: report.encoder_attention,
+    }
+    attributes |= {
+        name: _availability(captured)
+        for name, captured in of_encoder.items()
+        if captured is not None
+    }
     if report.full_from_step is not None:
         attributes[semconv.CAPTURE_FULL_FROM] = report.full_from_step
     if report.failures:
@@ -76,8 +87,16 @@ def _record_attributes(record: GenerationRecord) -> Iterator[tuple[str, Value]]:
     if record.logits is not None:
         yield from _logit_attributes(record.logits)
     if record.attention is not None:
-        yield from _attention_attributes(record.attention)
+        yield semconv.ATTENTION_ENTROPY_MEAN, _mean(record.attention.entropy_mean)
+        share = _collapsed_share(record.attention, record.steps_without_choice)
+        yield semconv.ATTENTION_COLLAPSED_SHARE, share
+    if (cross := record.cross_attention) is not None:
+        yield semconv.CROSS_ATTENTION_ENTROPY_MEAN, _mean(cross.entropy_mean)
+        yield semconv.CROSS_ATTENTION_NORMALIZED_MEAN, _mean(cross.normalized_entropy_mean)
+        yield semconv.CROSS_ATTENTION_COLLAPSED_SHARE, _collapsed_share(cross)
     yield from _prompt_attributes(record.prompt)
+    if record.encoder is not None:
+        yield from _encoder_attributes(record.encoder)
 
 
 def _logit_attributes(logits: LogitColumns) -> Iterator[tuple[str, Value]]:
@@ -90,12 +109,27 @@ def _logit_attributes(logits: LogitColumns) -> Iterator[tuple[str, Value]]:
     yield semconv.TOP_K_MASS_MEAN, _mean(logits.top_k_mass)
 
 
-def _attention_attributes(attention: AttentionColumns) -> Iterator[tuple[str, Value]]:
-    yield semconv.ATTENTION_ENTROPY_MEAN, _mean(attention.entropy_mean)
+def _collapsed_share(attention: AttentionColumns, without_choice: int = 0) -> float:
+    """Share of collapsed heads, but for the first steps, at which there was one key to see."""
+    share = attention.collapsed_heads / attention.heads
     seen = np.isfinite(attention.entropy_mean)
-    if seen.any():
-        share = (attention.collapsed_heads / attention.heads)[seen].mean()
-        yield semconv.ATTENTION_COLLAPSED_SHARE, float(share)
+    seen[:without_choice] = False
+    return float(share[seen].mean()) if seen.any() else float("nan")
+
+
+def _encoder_attributes(encoder: EncoderSummary) -> Iterator[tuple[str, Value]]:
+    non_finite: set[int] = set()
+    if (hidden := encoder.hidden) is not None:
+        yield semconv.ENCODER_L2_MEAN, _mean(hidden.l2_norm)
+        yield semconv.ENCODER_MAX_ABS, _largest(hidden.max_abs)
+        non_finite |= set(hidden.layers[hidden.non_finite].tolist())
+    if (attention := encoder.attention) is not None:
+        yield semconv.ENCODER_ENTROPY_MEAN, _mean(attention.entropy_mean)
+        share = float(attention.collapsed_heads.sum() / attention.heads.sum())
+        yield semconv.ENCODER_COLLAPSED_SHARE, share
+        non_finite |= set(attention.layers[attention.non_finite].tolist())
+    if non_finite:
+        yield semconv.ENCODER_NON_FINITE_LAYERS, sorted(non_finite)
 
 
 def _prompt_attributes(prompt: PromptColumns) -> Iterator[tuple[str, Value]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corevital import semconv
-from corevital.record import GenerationRecord
+from corevital.record import AttentionColumns, EncoderSummary, GenerationRecord
 from corevital.telemetry.attributes import Value
 from corevital.telemetry.handover import Delivery
 
@@ -67,13 +67,19 @@ def _step_columns(record: GenerationRecord) -> dict[str, NDArray[np.generic]]:
         )
         columns[semconv.STEP_ATTENTION_COLLAPSED] = attention.collapsed_heads.sum(axis=1)
         columns[semconv.STEP_ATTENTION_FOCUSED] = attention.focused_heads.sum(axis=1)
+    if (cross := record.cross_attention) is not None:
+        columns[semconv.STEP_CROSS_ATTENTION_ENTROPY_MEAN] = mean_over(1, cross.entropy_mean)
+        columns[semconv.STEP_CROSS_ATTENTION_CONCENTRATION_MAX] = largest_over_layers(
+            cross.concentration_max
+        )
+        columns[semconv.STEP_CROSS_ATTENTION_COLLAPSED] = cross.collapsed_heads.sum(axis=1)
     return columns
 
 
 def _non_finite_layers(record: GenerationRecord) -> dict[int, list[int]]:
     """Layers with NaN or Inf by step, for the steps that have any."""
     found: dict[int, set[int]] = {}
-    for columns in (record.hidden, record.attention):
+    for columns in (record.hidden, record.attention, record.cross_attention):
         if columns is not None:
             for step, place in np.argwhere(columns.non_finite).tolist():
                 found.setdefault(step, set()).add(int(columns.layers[place]))
@@ -91,16 +97,36 @@ def layers_event(record: GenerationRecord) -> TimedEvent | None:
         attributes[semconv.LAYER_L2_MEAN] = mean[seen].tolist()
         attributes[semconv.LAYER_L2_STD] = deviation[seen].tolist()
     if (attention := record.attention) is not None:
-        entropy = mean_over(0, attention.entropy_mean)
-        observed = np.isfinite(attention.entropy_mean)
-        share = np.where(observed, attention.collapsed_heads / attention.heads, np.nan)
-        seen = np.isfinite(entropy)
-        attributes[semconv.LAYER_ATTENTION_INDEX] = attention.layers[seen].tolist()
-        attributes[semconv.LAYER_ATTENTION_ENTROPY] = entropy[seen].tolist()
-        attributes[semconv.LAYER_COLLAPSED_SHARE] = mean_over(0, share)[seen].tolist()
+        layers, entropy, share = _by_layer(attention, record.steps_without_choice)
+        attributes[semconv.LAYER_ATTENTION_INDEX] = layers
+        attributes[semconv.LAYER_ATTENTION_ENTROPY] = entropy
+        attributes[semconv.LAYER_COLLAPSED_SHARE] = share
+    if (cross := record.cross_attention) is not None:
+        layers, entropy, share = _by_layer(cross)
+        attributes[semconv.LAYER_CROSS_ATTENTION_INDEX] = layers
+        attributes[semconv.LAYER_CROSS_ATTENTION_ENTROPY] = entropy
+        attributes[semconv.LAYER_CROSS_ATTENTION_COLLAPSED_SHARE] = share
     if not attributes:
         return None
     return TimedEvent(semconv.EVENT_LAYERS.name, record.end_time_ns, attributes)
+
+
+def _by_layer(
+    attention: AttentionColumns, without_choice: int = 0
+) -> tuple[list[int], list[float], list[float]]:
+    """Observed layers, and over steps their mean entropy and share of collapsed heads.
+
+    At the first ``without_choice`` steps there was one key to see, and no head could but look at
+    it: unless there are no others, they do not count in the share.
+    """
+    entropy = mean_over(0, attention.entropy_mean)
+    share = attention.collapsed_heads / attention.heads
+    share[~np.isfinite(attention.entropy_mean)] = np.nan
+    if without_choice < len(share):
+        share[:without_choice] = np.nan
+    share = mean_over(0, share)
+    seen = np.isfinite(entropy)
+    return attention.layers[seen].tolist(), entropy[seen].tolist(), share[seen].tolist()
 
 
 def prompt_event(record: GenerationRecord) -> TimedEvent | None:
@@ -111,12 +137,31 @@ def prompt_event(record: GenerationRecord) -> TimedEvent | None:
         columns[semconv.PROMPT_TRANSFORMATION] = prompt.layer_transformation
     if prompt.basin is not None:
         columns[semconv.PROMPT_BASIN] = mean_over(1, prompt.basin)
+    if record.encoder is not None:
+        columns |= _encoder_columns(record.encoder, [len(values) for values in columns.values()])
     if not columns or not record.steps:
         return None
     seen = np.isfinite(np.stack(list(columns.values()))).all(axis=0)
     attributes: dict[str, Value] = {name: values[seen].tolist() for name, values in columns.items()}
     attributes[semconv.LAYER_INDEX] = np.flatnonzero(seen).tolist()
     return TimedEvent(semconv.EVENT_PROMPT.name, int(record.step_time_ns[0]), attributes)
+
+
+def _encoder_columns(
+    encoder: EncoderSummary, lengths: Sequence[int]
+) -> dict[str, NDArray[np.floating]]:
+    """What an encoder's layers showed, as long as the other columns; NaN where nothing."""
+    columns = {}
+    if (hidden := encoder.hidden) is not None:
+        columns[semconv.ENCODER_L2_VALUES] = (hidden.layers, hidden.l2_norm)
+    if (attention := encoder.attention) is not None:
+        columns[semconv.ENCODER_ENTROPY_VALUES] = (attention.layers, attention.entropy_mean)
+    length = max([*lengths, *(int(layers.max()) + 1 for layers, _ in columns.values())], default=0)
+    placed: dict[str, NDArray[np.floating]] = {}
+    for name, (layers, values) in columns.items():
+        placed[name] = np.full(length, np.nan, dtype=np.float32)
+        placed[name][layers] = values
+    return placed
 
 
 def mean_over(axis: int, values: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -59,7 +59,7 @@ def non_finite_steps(record: GenerationRecord) -> NDArray[np.bool_]:
     bad = np.zeros(record.steps, dtype=bool)
     if record.logits is not None:
         bad |= np.isnan(record.logits.entropy)
-    for columns in (record.hidden, record.attention):
+    for columns in (record.hidden, record.attention, record.cross_attention):
         if columns is not None:
             bad |= columns.non_finite.any(axis=1)
     return bad
