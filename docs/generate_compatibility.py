@@ -16,8 +16,14 @@ from typing import Final
 import transformers
 
 from corevital import GenerationRecord
-from corevital.capture.layers import find_decoder_layers
-from corevital.record import AttentionColumns, HiddenColumns
+from corevital.capture.layers import find_decoder_layers, find_encoder_layers
+from corevital.record import (
+    AttentionColumns,
+    EncoderAttention,
+    EncoderHidden,
+    EncoderSummary,
+    HiddenColumns,
+)
 from tests.zoo.architectures import Architecture, architectures, zoo
 from tests.zoo.differential import Observation, observed, subjects
 from tests.zoo.modes import MODES
@@ -26,6 +32,8 @@ from tests.zoo.overrides import LEFT_OUT
 TARGET: Final = Path(__file__).with_name("compatibility.md")
 _OWN_GENERATE: Final = "has a `generate` of its own"
 _EVERYTHING: Final = "all"
+
+Columns = HiddenColumns | AttentionColumns | EncoderHidden | EncoderAttention
 
 HEAD: Final = """# Compatibility
 
@@ -58,6 +66,15 @@ of the table above.
 
 """
 
+ENCODER_DECODER: Final = """
+## Encoder-decoder models
+
+What is seen besides of those architectures that have an encoder. In the table above, attention is
+that of the decoder to its own tokens, and of the prompt, "all" is the transformation by each layer
+of the encoder and its attention basin: an encoder predicts no token, so there is no surprisal.
+
+"""
+
 LEFT_OUT_HEAD: Final = """
 ## Left out
 
@@ -71,6 +88,7 @@ class Row:
     architecture: Architecture
     signals: tuple[str, str, str, str]
     modes: dict[str, str | None]
+    of_encoder: tuple[str, str, str] | None = None
 
     def line(self) -> str:
         """The row of the table of architectures."""
@@ -78,16 +96,26 @@ class Row:
         name = (f"`{self.architecture.model_type}`", f"`{self.architecture.class_name}`")
         return _line((*name, *self.signals, _ranges(seen)))
 
+    def encoder_line(self) -> str:
+        """The row of the table of encoder-decoders; empty for a decoder-only model."""
+        if self.of_encoder is None:
+            return ""
+        name = (f"`{self.architecture.model_type}`", f"`{self.architecture.class_name}`")
+        return _line((*name, *self.of_encoder))
+
 
 def row(architecture: Architecture) -> Row:
     """Run one architecture in every mode under CoreVital."""
     subject, _ = subjects(architecture)
-    layers = find_decoder_layers(subject.model)
+    layers, encoder = find_decoder_layers(subject.model), find_encoder_layers(subject.model)
     observations = observed(subject, MODES)
+    count = len(layers.layers) if layers else 0
+    records = observations["greedy"].records
     return Row(
         architecture,
-        _signals(observations["greedy"].records, len(layers.layers) if layers else 0),
+        _signals(records, count),
         {mode: _reason(each) for mode, each in observations.items() if _ran(mode, each)},
+        None if encoder is None else _encoder_signals(records, count, len(encoder.layers)),
     )
 
 
@@ -101,6 +129,12 @@ def page(rows: Sequence[Row]) -> str:
         left_out=len(left_out),
     )
     columns = ("Model type", "Class", "Logits", "Hidden states", "Attention", "Prompt", "Modes")
+    encoder_columns = (
+        *columns[:2],
+        "Cross-attention",
+        "Encoder: hidden states",
+        "Encoder: attention",
+    )
     return "".join(
         [
             head,
@@ -109,6 +143,10 @@ def page(rows: Sequence[Row]) -> str:
             _line(columns),
             _line(["---"] * len(columns)),
             *(each.line() for each in rows),
+            ENCODER_DECODER,
+            _line(encoder_columns),
+            _line(["---"] * len(encoder_columns)),
+            *(each.encoder_line() for each in rows),
             LEFT_OUT_HEAD,
             *(f"- `{each.model_type}` {LEFT_OUT[each.model_type][0]}.\n" for each in left_out),
         ]
@@ -143,17 +181,39 @@ def _signals(records: Sequence[GenerationRecord], layers: int) -> tuple[str, str
     )
 
 
-def _share(columns: HiddenColumns | AttentionColumns | None, layers: int) -> str:
+def _encoder_signals(
+    records: Sequence[GenerationRecord], decoder_layers: int, encoder_layers: int
+) -> tuple[str, str, str]:
+    """What was seen of the cross-attention and of the encoder."""
+    capture = records[-1].capture if records else None
+    if capture is None or not capture.logits.available or capture.cross_attention is None:
+        return ("-", "-", "-")
+    record = records[-1]
+    encoder = record.encoder if record.encoder is not None else EncoderSummary()
+    seen = (
+        (capture.cross_attention, record.cross_attention, decoder_layers),
+        (capture.encoder_hidden, encoder.hidden, encoder_layers),
+        (capture.encoder_attention, encoder.attention, encoder_layers),
+    )
+    cross, hidden, attention = (
+        (captured.reason if captured is not None else None) or _share(columns, layers)
+        for captured, columns, layers in seen
+    )
+    return cross, hidden, attention
+
+
+def _share(columns: Columns | None, layers: int) -> str:
     seen = 0 if columns is None else len(columns.layers)
     return _EVERYTHING if seen == layers else f"{seen} of {layers}"
 
 
 def _prompt_parts(record: GenerationRecord) -> str:
     parts = {
-        "surprisal": record.prompt.surprisal,
         "transformation": record.prompt.layer_transformation,
         "basin": record.prompt.basin,
     }
+    if record.encoder is None:
+        parts = {"surprisal": record.prompt.surprisal} | parts
     seen = [name for name, values in parts.items() if values is not None]
     return _EVERYTHING if len(seen) == len(parts) else ", ".join(seen)
 

@@ -34,7 +34,9 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("architecture", SAMPLE, ids=str)
 def test_an_architecture_is_observed_as_the_page_says(architecture: Architecture) -> None:
-    assert row(architecture).line() in TEXT
+    found = row(architecture)
+    assert found.line() in TEXT
+    assert found.encoder_line() in TEXT
 
 
 def test_the_whole_page_is_what_the_zoo_shows(pytestconfig: pytest.Config) -> None:
