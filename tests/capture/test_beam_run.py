@@ -248,7 +248,7 @@ def test_the_real_model(smollm2: LoadedModel) -> None:
     texts = ["The capital of France is", "One, two, three, four, five, six, seven, eight, nine,"]
     batch = smollm2.tokenizer(texts, return_tensors="pt", padding=True)
     sequences, records = beams(
-        smollm2.model, **batch, num_beams=3, num_return_sequences=2, max_new_tokens=16
+        smollm2.model, **batch, num_beams=3, num_return_sequences=2, max_new_tokens=8
     )
     padding = [int(row) for row in (batch["attention_mask"] == 0).sum(-1) for _ in range(2)]
     prompt = batch["input_ids"].shape[1]

@@ -153,6 +153,10 @@ class BeamRun(GenerationRun):
                 self.untie(_NOT_RETURNED)
             return
         self.input_ids = self._returned
+        generated = self._returned.shape[1] - self.prompt_length
+        groups = len(self._row_hashes[0]) if self._row_hashes else 1
+        if not 0 <= generated <= self.steps or len(self._returned) % groups:
+            self.untie(_NO_ROWS)
         if self.untied is None:
             self.paths = BeamPaths.of(
                 self._returned[:, self.prompt_length :],
