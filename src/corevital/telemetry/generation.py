@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Final, cast
 
-import wrapt
 from opentelemetry.context import (
     attach,
     create_key,
@@ -29,6 +26,8 @@ from corevital.record import CaptureMode, Floats, GenerationRecord, LogitColumns
 from corevital.telemetry.delivery import PROVIDER, CallDelivery
 from corevital.telemetry.handover import Handover
 from corevital.telemetry.pipeline import Pipeline
+from corevital.telemetry.request import capture_mode, describe_request
+from corevital.telemetry.span_that_ends import SpanThatEnds
 
 _OWN_GENERATION: Final = create_key("corevital-generation")
 
@@ -62,7 +61,7 @@ class Generation:
             if not self._owns_span:
                 # An invocation without a span of its own attaches nothing.
                 self._observing.callback(detach, attach(context))
-            self._describe_request()
+            describe_request(self._invocation, call, self._content)
             self.observation = Observation(call, self._plan())
             self._observing.enter_context(self.observation.active())
         except BaseException:
@@ -72,9 +71,7 @@ class Generation:
 
     def _plan(self) -> CapturePlan:
         settings = self._pipeline.settings
-        mode = settings.capture
-        if not self._span.is_recording() or not self._is_chosen(settings.capture_ratio):
-            mode = CaptureMode.OFF
+        mode = capture_mode(settings, self._span)
         profile = settings.profile_of(self._model.family)
 
         def escalate(logits: LogitColumns, last_layer_cosine: Floats) -> bool:
@@ -92,29 +89,6 @@ class Generation:
     def _span(self) -> Span:
         span: Span = self._invocation.span
         return span
-
-    def _is_chosen(self, ratio: float) -> bool:
-        """Choose a share of the traces, the same in every process, whatever the sampler chose."""
-        trace_id = self._span.get_span_context().trace_id.to_bytes(16, "big")
-        digest = hashlib.blake2b(trace_id, digest_size=8, person=b"corevital").digest()
-        return int.from_bytes(digest, "big") < ratio * 2**64
-
-    def _describe_request(self) -> None:
-        setting, invocation = self._call.setting, self._invocation
-        invocation.max_tokens = setting("max_new_tokens")
-        invocation.output_type = "text"
-        if setting("do_sample"):
-            invocation.temperature = setting("temperature")
-            invocation.top_k = setting("top_k")
-            invocation.top_p = setting("top_p")
-        choices = setting("num_return_sequences") or 1
-        invocation.request_choice_count = choices if choices > 1 else None
-        stop = setting("stop_strings")
-        invocation.stop_sequences = [stop] if isinstance(stop, str) else stop
-        if self._call.arguments.get("streamer") is not None:
-            invocation.request_stream = True
-        if invocation.should_capture_content:
-            invocation.input_messages = self._content.input_messages()
 
     def succeed(self, result: Any) -> None:
         """The call returned ``result``."""
@@ -142,7 +116,7 @@ class Generation:
             )
             self._describe_response(delivery.records, error)
             if self._owns_span:
-                ending = _SpanThatEnds(span, interval.end_time_ns, delivery.deliver)
+                ending = SpanThatEnds(span, interval.end_time_ns, delivery.deliver)
                 invocation.span = cast("Span", ending)
             else:
                 delivery.deliver()
@@ -178,21 +152,3 @@ class Generation:
         if invocation.should_capture_content:
             generated = [record.token_ids.tolist() for record in records]
             invocation.output_messages = self._content.output_messages(generated, reasons)
-
-
-class _SpanThatEnds(wrapt.ObjectProxy[Span]):
-    """A span that ends when ``generate`` did, after what was observed has been written to it.
-
-    What is written once the generation is over takes time that is not the generation's.
-    """
-
-    def __init__(self, span: Span, end_time_ns: int, write: Callable[[], None]) -> None:
-        super().__init__(span)
-        self._self_end_time_ns = end_time_ns
-        self._self_write = write
-
-    def end(self, end_time: int | None = None) -> None:
-        try:
-            self._self_write()
-        finally:
-            self.__wrapped__.end(self._self_end_time_ns if end_time is None else end_time)
