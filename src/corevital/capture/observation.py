@@ -138,6 +138,16 @@ class Observation:
         finally:
             active_run.reset(token)
 
+    @property
+    def seconds(self) -> float:
+        """Time spent observing."""
+        return self.run.seconds
+
+    @property
+    def failed_signals(self) -> list[str]:
+        """The signals whose observation failed."""
+        return self.run.failed_signals
+
     def token_seconds(self, interval: Interval) -> NDArray[np.float64]:
         """Seconds from the call to each token, ``[S]``."""
         times = np.asarray(self.run.token_times_ns, dtype=np.float64)

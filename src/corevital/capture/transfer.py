@@ -34,6 +34,11 @@ class PendingCopy:
         """Whether the copy is complete; never waits."""
         return self._event is None or self._event.query()
 
+    def wait(self) -> None:
+        """Wait for the copy; the device goes on with whatever else it has to do."""
+        if self._event is not None:
+            self._event.synchronize()
+
     def array(self) -> NDArray[np.float32]:
         """The copied values; to be read once they have arrived."""
         values: NDArray[np.float32] = self._host.float().numpy()
