@@ -40,12 +40,16 @@ STANDARD_ATTRIBUTES: Final = (
     Standard(gen_ai.GEN_AI_REQUEST_TOP_P, Type.DOUBLE, "When sampling"),
     Standard(gen_ai.GEN_AI_REQUEST_CHOICE_COUNT, Type.INT, "`num_return_sequences` above 1"),
     Standard(gen_ai.GEN_AI_REQUEST_STOP_SEQUENCES, Type.STRINGS, "`stop_strings`"),
-    Standard(gen_ai.GEN_AI_REQUEST_STREAM, Type.BOOLEAN, "True with a `streamer`"),
+    Standard(
+        gen_ai.GEN_AI_REQUEST_STREAM,
+        Type.BOOLEAN,
+        "True with a `streamer`, and of a request that streams",
+    ),
     Standard(gen_ai.GEN_AI_OUTPUT_TYPE, Type.STRING, "`text`"),
     Standard(
         gen_ai.GEN_AI_RESPONSE_FINISH_REASONS,
         Type.STRINGS,
-        "`stop`, `length` or `error`, of every sequence",
+        "`stop`, `length` or `error`, of every sequence; `cancelled` of a request that was",
     ),
     Standard(gen_ai.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, Type.DOUBLE, "Seconds, with a `streamer`"),
     Standard(
@@ -131,11 +135,12 @@ computed and how to read it.
 SPANS: Final = """
 ## Spans
 
-Every call of `generate` is one span:
+Every call of `generate`, and every request to a manager of continuous batching, is one span:
 
 | Span | Kind | When |
 |---|---|---|
 | `{operation} {model}` | client | For each call. Inside the span of another GenAI instrumentation, that span gets the attributes instead. |
+| `{operation} {model}` | client | For each request of `generate_batch`, of a manager or of `transformers serve --continuous-batching`, from when it is added until it ends ([serving.md](serving.md)). |
 | `sequence {model}` | internal | A child for each sequence of a call that generates several. It has the attributes and events of its sequence; the span of the call has those of the call. |
 """  # noqa: E501
 
@@ -165,9 +170,11 @@ The result of the assessment, as the standard log event.
 METRICS: Final = """
 ## Metrics
 
-All metrics of a call have the attributes `gen_ai.operation.name`, `gen_ai.provider.name` and
-`gen_ai.request.model`; the standard ones of a call that raised have `error.type` besides. Exemplars
-lead to the span. The boundaries are advised: a view can set others.
+All metrics of a call or request have the attributes `gen_ai.operation.name`,
+`gen_ai.provider.name` and `gen_ai.request.model`; the standard ones of a call that raised have
+`error.type` besides. Exemplars lead to the span. The boundaries are advised: a view can set others.
+Those of `corevital.continuous_batching.*` tell how busy the managers are now, and have only the
+last two.
 
 """
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from opentelemetry.sdk.metrics.export import Histogram, HistogramDataPoint, Sum
+from opentelemetry.sdk.metrics.export import Gauge, Histogram, HistogramDataPoint, Sum
 from transformers import TextStreamer
 
 from corevital import semconv
@@ -25,6 +25,7 @@ from docs.generate_telemetry import (
     TARGET,
     page,
 )
+from tests.batching import PROMPTS, started
 from tests.calibration.tiny import baseline_file, risk_file
 from tests.forcing import forcing
 from tests.instrumentation import attributes, instrumented, points
@@ -77,7 +78,7 @@ def test_metrics_are_named_by_area_and_thing(metric: semconv.Metric) -> None:
 
 @pytest.mark.parametrize("metric", semconv.METRICS, ids=lambda metric: metric.name)
 def test_histograms_have_ascending_boundaries(metric: semconv.Metric) -> None:
-    assert metric.instrument in ("histogram", "counter")
+    assert metric.instrument in ("histogram", "counter", "updowncounter", "gauge")
     assert (metric.buckets != ()) == (metric.instrument == "histogram")
     assert all(lower < upper for lower, upper in itertools.pairwise(metric.buckets))
 
@@ -220,7 +221,11 @@ def emitted(smollm2: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> I
         with instrumented(telemetry, calibration=calibration):
             generate(tiny_model("llama"))
             generate(tiny_model("gpt2"))
-        yield Emitted(telemetry)
+        with instrumented(telemetry), started(tiny_model("llama")) as manager:
+            manager.add_request(PROMPTS[0], max_new_tokens=2)
+            assert manager.get_result(timeout=30) is not None
+            everything = Emitted(telemetry)
+        yield everything
 
 
 DECLARED = {
@@ -251,10 +256,12 @@ def test_values_are_of_the_declared_type(emitted: Emitted) -> None:
 
 
 def test_metrics_are_as_they_are_declared(emitted: Emitted) -> None:
-    kinds = {"histogram": Histogram, "counter": Sum}
+    kinds = {"histogram": Histogram, "counter": Sum, "updowncounter": Sum, "gauge": Gauge}
     for metric in (*semconv.METRICS, *STANDARD_METRICS):
         found = emitted.metrics[metric.name]
         assert isinstance(found.data, kinds[metric.instrument])
+        if isinstance(found.data, Sum):
+            assert found.data.is_monotonic == (metric.instrument == "counter")
         assert found.unit == metric.unit
         for point in points(found):
             if isinstance(point, HistogramDataPoint):

@@ -68,14 +68,17 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         from transformers.modeling_utils import AttentionInterface
 
         from corevital.capture.attention_functions import LOOKUP, observed_lookup
+        from corevital.capture.continuous_api import find_batching_api
         from corevital.capture.eager_functions import restore_eager_functions
         from corevital.capture.module_calls import observed_layer_call, observed_model_call
         from corevital.telemetry.content import ChatPrompts, PromptReader
+        from corevital.telemetry.continuous import ContinuousBatching
         from corevital.telemetry.generate import InstrumentedGenerate
         from corevital.telemetry.guard import Guard
         from corevital.telemetry.metrics import GenerationMetrics
         from corevital.telemetry.pipeline import Pipeline
         from corevital.telemetry.provider import ProcessorInstaller
+        from corevital.telemetry.serving import ServingContext
         from corevital.telemetry.span_processor import CoreVitalSpanProcessor
 
         handler = TelemetryHandler(
@@ -115,7 +118,17 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             (GradientCheckpointingLayer, "__call__", observed_layer_call),
             (PreTrainedModel, "__call__", observed_model_call),
         ):
-            self._undo.append(_Patch(owner, name, wrapped).undo)
+            self._replace(owner, name, wrapped)
+        batching_api = find_batching_api()
+        if batching_api is not None:
+            batching = ContinuousBatching(batching_api, pipeline)
+            for owner, name, wrapped in batching.patches():
+                self._replace(owner, name, wrapped)
+            self._undo.append(batching.retire)
+        self._undo.append(ServingContext(self._replace).retire)
+
+    def _replace(self, owner: Any, name: str, replace: Callable[[Any], Any]) -> None:
+        self._undo.append(_Patch(owner, name, replace).undo)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         """Put every patched attribute back and take the span processor out of use."""
@@ -130,9 +143,9 @@ def _wrapping(wrapper: Callable[..., Any]) -> Callable[[Any], Any]:
 
 
 class _Patch:
-    """A replaced attribute of a class."""
+    """A replaced attribute of a class or module."""
 
-    def __init__(self, owner: type, name: str, replace: Callable[[Any], Any]) -> None:
+    def __init__(self, owner: Any, name: str, replace: Callable[[Any], Any]) -> None:
         self._owner = owner
         self._name = name
         self._own = vars(owner).get(name)

@@ -611,6 +611,21 @@ LAYER: Final = _attribute(
     "corevital.blame.layer", Type.INT, "A zero-based layer.", "", (Place.METRIC,)
 )
 
+REQUEST_STATE: Final = _attribute(
+    "corevital.continuous_batching.request.state",
+    Type.STRING,
+    "`active`, in batches, or `waiting` for room in one.",
+    "",
+    (Place.METRIC,),
+)
+KV_CACHE_STATE: Final = _attribute(
+    "corevital.continuous_batching.kv_cache.state",
+    Type.STRING,
+    "`used` or `free`; blocks that are kept in case a prompt begins in the same way are used.",
+    "",
+    (Place.METRIC,),
+)
+
 EVENT_STEP: Final = Event("corevital.step", "One generated token.")
 EVENT_LAYERS: Final = Event("corevital.layers", "Statistics of every layer over the generation.")
 EVENT_PROMPT: Final = Event("corevital.prompt", "Statistics of every layer over the prompt.")
@@ -661,6 +676,24 @@ METRIC_COST: Final = _metric(
     "s",
     "Time that reducing, assessing and sending took in a call of generate.",
     _COST_SECONDS,
+)
+METRIC_BATCHED_REQUESTS: Final = _metric(
+    "corevital.continuous_batching.request.count",
+    "updowncounter",
+    "{request}",
+    "Requests that managers of continuous batching have now, by state.",
+)
+METRIC_KV_CACHE_BLOCKS: Final = _metric(
+    "corevital.continuous_batching.kv_cache.block.count",
+    "updowncounter",
+    "{block}",
+    "Blocks of their key-value caches, by state.",
+)
+METRIC_BATCH_FILL: Final = _metric(
+    "corevital.continuous_batching.batch.fill",
+    "gauge",
+    "1",
+    "Tokens of the last batch, as a share of the most that a batch can have; 0 when idle.",
 )
 
 ATTRIBUTES: Final = tuple(_attributes.values())

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from opentelemetry.metrics import Observation
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, NumberDataPoint
 
 from corevital import Observed, semconv
@@ -71,8 +72,15 @@ def test_own_metrics_have_the_units_and_boundaries_that_are_declared(
     for metric in semconv.METRICS:
         if metric.instrument == "histogram":
             metrics._histograms[metric.name].record(1.0)
-        else:
+        elif metric.instrument == "counter":
             metrics._counters[metric.name].add(1)
+    metrics.read_gauges(
+        {
+            metric.name: lambda _: [Observation(1)]
+            for metric in semconv.METRICS
+            if metric.instrument in ("gauge", "updowncounter")
+        }
+    )
 
     found = telemetry.metrics()
     assert found.keys() == {metric.name for metric in semconv.METRICS}

@@ -12,6 +12,7 @@ from opentelemetry.trace import Span, set_span_in_context
 
 from corevital import semconv
 from corevital.assess.assessment import Assessment
+from corevital.capture.continuous_request import RequestRun
 from corevital.capture.observation import Interval, Observation
 from corevital.record import GenerationRecord
 from corevital.telemetry.attributes import capture_attributes
@@ -32,7 +33,7 @@ class CallDelivery:
     handover: Handover
     content: Content
     model: str
-    observation: Observation
+    observation: Observation | RequestRun
     interval: Interval
     error_type: str | None
     records: list[GenerationRecord]
@@ -47,7 +48,7 @@ class CallDelivery:
             self._deliver_batch(context)
         self._record_call(context)
         if self.records:
-            cost = self.observation.run.seconds + time.perf_counter() - started
+            cost = self.observation.seconds + time.perf_counter() - started
             self.pipeline.metrics.record_cost(cost, self._metric_attributes(), context)
 
     def _deliver_batch(self, context: Context) -> None:
@@ -102,7 +103,7 @@ class CallDelivery:
             context,
             succeeded=self.error_type is None,
         )
-        for signal in self.observation.run.failed_signals:
+        for signal in self.observation.failed_signals:
             metrics.record_failure(signal, attributes, context)
 
     def _metric_attributes(self) -> Attributes:

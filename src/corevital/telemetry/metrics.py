@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 from opentelemetry.context import Context
-from opentelemetry.metrics import Counter, Histogram, Meter, MeterProvider, get_meter
+from opentelemetry.metrics import (
+    CallbackOptions,
+    Counter,
+    Histogram,
+    Instrument,
+    Meter,
+    MeterProvider,
+    Observation,
+    get_meter,
+)
 from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
 from opentelemetry.semconv.schemas import Schemas
 
@@ -17,6 +30,8 @@ from corevital.record import GenerationRecord
 from corevital.version import __version__
 
 Attributes = dict[str, str | int | float | bool]
+GaugeReader = Callable[[CallbackOptions], Iterable[Observation]]
+"""Tells what a gauge shows now."""
 
 # Boundaries advised by the semantic conventions for generative AI metrics.
 _REQUEST_SECONDS: Final = (
@@ -35,6 +50,23 @@ _FLAGS: Final = ("nan_or_inf", "repetition_loop", "mid_layer_anomaly", "attentio
 _REPETITION: Final = "repetition"
 
 
+class _GlobalProvider:
+    """Stands for the global meter provider, which may be set later."""
+
+
+_GLOBAL: Final = _GlobalProvider()
+# A provider keeps the first instrument of a name, and its callback, for good.
+_readers: WeakKeyDictionary[object, Mapping[str, GaugeReader]] = WeakKeyDictionary()
+
+
+def _read(
+    provider: weakref.ref[object], name: str, options: CallbackOptions
+) -> Iterable[Observation]:
+    owner = provider()
+    reader = None if owner is None else _readers.get(owner, {}).get(name)
+    return () if reader is None else reader(options)
+
+
 class GenerationMetrics:
     """All instruments, created once."""
 
@@ -42,7 +74,12 @@ class GenerationMetrics:
         meter = get_meter(
             "corevital", __version__, meter_provider, schema_url=Schemas.V1_37_0.value
         )
-        instruments = {metric.name: _create(meter, metric) for metric in semconv.METRICS}
+        self._provider = _GLOBAL if meter_provider is None else meter_provider
+        read = partial(_read, weakref.ref(self._provider))
+        instruments = {
+            metric.name: _create(meter, metric, partial(read, metric.name))
+            for metric in semconv.METRICS
+        }
         self._histograms = {
             name: made for name, made in instruments.items() if isinstance(made, Histogram)
         }
@@ -67,6 +104,10 @@ class GenerationMetrics:
             "Time per output token generated after the first token for successful responses.",
             explicit_bucket_boundaries_advisory=_OUTPUT_TOKEN_SECONDS,
         )
+
+    def read_gauges(self, readers: Mapping[str, GaugeReader]) -> None:
+        """Let gauges show what ``readers``, by their names, tell from now on."""
+        _readers[self._provider] = readers
 
     def record_request(
         self,
@@ -143,12 +184,18 @@ class GenerationMetrics:
         self._counters[name].add(amount, attributes, context)
 
 
-def _create(meter: Meter, metric: semconv.Metric) -> Histogram | Counter:
+def _create(meter: Meter, metric: semconv.Metric, read: GaugeReader) -> Instrument:
     if metric.instrument == "histogram":
         return meter.create_histogram(
             metric.name,
             metric.unit,
             metric.brief,
             explicit_bucket_boundaries_advisory=metric.buckets,
+        )
+    if metric.instrument == "gauge":
+        return meter.create_observable_gauge(metric.name, [read], metric.unit, metric.brief)
+    if metric.instrument == "updowncounter":
+        return meter.create_observable_up_down_counter(
+            metric.name, [read], metric.unit, metric.brief
         )
     return meter.create_counter(metric.name, metric.unit, metric.brief)
