@@ -19,16 +19,23 @@ class Background:
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name="corevital")
         self._thread.start()
 
-    def submit(self, work: Callable[[], object]) -> None:
-        """Do ``work`` after all that was submitted before."""
-        self._queue.put(work)
+    def submit(self, work: Callable[[], object]) -> bool:
+        """Do ``work`` after all that was submitted before; ``False`` once it is closed."""
+        with self._lock:
+            if not self._closed:
+                self._queue.put(work)
+            return not self._closed
 
     def close(self) -> None:
         """Take no more work, and end when all is done."""
-        self._queue.put(None)
+        with self._lock:
+            self._closed = True
+            self._queue.put(None)
 
     def join(self, timeout: float) -> None:
         """Wait until it has ended, at most ``timeout`` seconds."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Final
 
+from opentelemetry.context import attach, get_current
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from corevital.capture.continuous_api import BatchingApi, Function, Patch
@@ -44,6 +45,7 @@ class ContinuousBatching:
         return [
             (self._api.manager, "add_request", self._add_request),
             (self._api.state, "__init__", self._new_state),
+            (self._api.manager, "start", self._start),
             (self._api.manager, "_run_generation_loop", self._run_generation_loop),
             (self._api.manager, "stop", self._stop),
             *self._api.patches(),
@@ -53,7 +55,7 @@ class ContinuousBatching:
         """End the spans of requests that are under way, with what is known of them."""
         self._pipeline.metrics.read_gauges({})
         for managed in self._all():
-            self._pipeline.guard("record", managed.observer.loop_ends)
+            self._pipeline.guard("record", managed.finish)
 
     def _all(self) -> list[_Managed]:
         with self._lock:
@@ -78,13 +80,16 @@ class ContinuousBatching:
             managed = None
             if is_instrumentation_enabled():
                 managed = self._pipeline.guard("span", self._of, manager)
-            if managed is None:
+            if managed is None or not managed.sees(manager):
                 return add(manager, *args, **kwargs)
             adding = _Adding(managed)
+            context = get_current()
             token = _adding.set(adding)
             try:
                 return add(manager, *args, **kwargs)
             except BaseException as error:
+                # An interruption may strike while a span that begins is the current one.
+                attach(context)
                 self._pipeline.guard("record", adding.fail, error)
                 raise
             finally:
@@ -103,6 +108,16 @@ class ContinuousBatching:
                 self._pipeline.guard("span", adding.begin, state)
 
         return __init__
+
+    def _start(self, start: Function) -> Function:
+        @functools.wraps(start)
+        def start_manager(manager: Any) -> Any:
+            managed = self._pipeline.guard("span", self._of, manager)
+            if managed is not None and not manager.is_running():
+                managed.started = True
+            return start(manager)
+
+        return start_manager
 
     def _run_generation_loop(self, run: Function) -> Function:
         @functools.wraps(run)
@@ -132,9 +147,7 @@ class ContinuousBatching:
 
     def _stopped(self, manager: Any) -> None:
         """Have told of every request when the manager has stopped, also of those never begun."""
-        managed = self._of(manager)
-        managed.observer.loop_ends()
-        managed.wait()
+        self._of(manager).finish()
 
 
 class _Adding:
@@ -159,16 +172,25 @@ _adding: ContextVar[_Adding | None] = ContextVar("corevital_adding", default=Non
 
 
 class _Managed:
-    """A manager's requests, from the outside."""
+    """A manager's requests, from the outside.
+
+    Attributes:
+        started: whether its thread was started under observation.
+    """
 
     def __init__(self, api: BatchingApi, pipeline: Pipeline, manager: Any) -> None:
         self.observer = BatchObserver(pipeline.settings.top_k, api.generated)
+        self.started = False
         self._api = api
         self._pipeline = pipeline
         self._manager = weakref.ref(manager)
         self._model = describe_model(manager.model)
         self._background: Background | None = None
         self._closed: Background | None = None
+
+    def sees(self, manager: Any) -> bool:
+        """Whether what becomes of the manager's requests will be seen."""
+        return self.started or not manager.is_running()
 
     def add(self, state: Any) -> tuple[str, ...]:
         """Begin the spans of a request and of those that will be forked off it; their ids."""
@@ -210,18 +232,20 @@ class _Managed:
             background.close()
         self._closed = background
 
-    def wait(self) -> None:
-        """Wait until everything about the requests that ended has been told."""
+    def finish(self) -> None:
+        """End what is open, and wait until everything has been told."""
+        if self._background is None:
+            self.observer.loop_ends()
+        else:
+            self.loop_ends()
         closed, self._closed = self._closed, None
         if closed is not None:
             closed.join(_LONGEST_WAIT)
 
     def _later(self, work: Callable[[], object]) -> None:
         background = self._background
-        if background is None:
+        if background is None or not background.submit(work):
             work()
-        else:
-            background.submit(work)
 
     def load(self) -> Load | None:
         """How busy the manager is, ``None`` unless it has a batch processor."""
