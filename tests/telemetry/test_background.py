@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 
@@ -15,8 +16,12 @@ SECONDS = 30
 def test_everything_is_done_in_order_in_a_thread_that_ends() -> None:
     background = Background()
     done: list[tuple[int, threading.Thread]] = []
+
+    def work(number: int) -> None:
+        done.append((number, threading.current_thread()))
+
     for number in range(5):
-        assert background.submit(lambda n=number: done.append((n, threading.current_thread())))
+        assert background.submit(functools.partial(work, number))
     background.close()
     background.join(SECONDS)
 
