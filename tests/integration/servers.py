@@ -85,7 +85,7 @@ def collector(
 ) -> Iterator[Collector]:
     """Run a Collector on files that take their OTLP receiver from the environment.
 
-    ``COREVITAL_OTLP_GRPC`` and ``COREVITAL_OTLP_HTTP`` are set to the addresses of ``ports``, by
+    ``OTLP_GRPC_ENDPOINT`` and ``OTLP_HTTP_ENDPOINT`` are set to the addresses of ``ports``, by
     default free ones, as the files in ``collector-config`` read them. Their own metrics are off.
     """
     program = require("otelcol")
@@ -93,8 +93,8 @@ def collector(
     quiet = _write(folder / "no-own-metrics.json", _NO_OWN_METRICS)
     arguments = [f"--config={path}" for path in (*configurations, quiet)]
     receiver = {
-        "COREVITAL_OTLP_GRPC": f"{LOOPBACK}:{grpc}",
-        "COREVITAL_OTLP_HTTP": f"{LOOPBACK}:{http}",
+        "OTLP_GRPC_ENDPOINT": f"{LOOPBACK}:{grpc}",
+        "OTLP_HTTP_ENDPOINT": f"{LOOPBACK}:{http}",
     }
     with running(
         program,

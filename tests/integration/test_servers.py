@@ -143,8 +143,8 @@ NOP = {
     "receivers": {
         "otlp": {
             "protocols": {
-                "grpc": {"endpoint": "${env:COREVITAL_OTLP_GRPC}"},
-                "http": {"endpoint": "${env:COREVITAL_OTLP_HTTP}"},
+                "grpc": {"endpoint": "${env:OTLP_GRPC_ENDPOINT}"},
+                "http": {"endpoint": "${env:OTLP_HTTP_ENDPOINT}"},
             }
         }
     },
