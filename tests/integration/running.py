@@ -187,7 +187,7 @@ class _Container:
     ) -> None:
         self._container = _container(program, arguments, folder, environment)
         self._container.start()
-        self._last_words = ""
+        self._last_words: str | None = None
 
     def _status(self) -> str:
         wrapped = self._container.get_wrapped_container()
@@ -195,9 +195,11 @@ class _Container:
         return str(wrapped.status)
 
     def alive(self) -> bool:
-        return self._status() == "running"
+        return self._last_words is None and self._status() == "running"
 
     def stop(self) -> None:
+        if self._last_words is not None:
+            return
         if self.alive():
             self._container.get_wrapped_container().stop(timeout=20)
         self._last_words = self.output()
@@ -207,7 +209,7 @@ class _Container:
         self._container.get_wrapped_container().kill()
 
     def output(self) -> str:
-        if self._last_words:
+        if self._last_words is not None:
             return self._last_words
         return _logs(self._container)
 

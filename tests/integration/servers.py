@@ -240,7 +240,11 @@ def jaeger(folder: Path) -> Iterator[TraceStore]:
         folder,
         lambda: listens(grpc) and listens(http) and listens(query),
     ) as server:
-        yield _trace_store(server, query, grpc, http)
+        try:
+            yield _trace_store(server, query, grpc, http)
+        finally:
+            # It has nothing to save, and would wait ten seconds for idle connections.
+            server.kill()
 
 
 @contextmanager
