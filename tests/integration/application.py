@@ -50,25 +50,26 @@ def application(
     *,
     resource: dict[str, str] | None = None,
     delay_ms: int = 200,
+    timeout_s: int = 10,
     **settings: Any,
 ) -> Iterator[Application]:
     """CoreVital instruments inside the block, with ``settings``.
 
-    ``endpoint`` takes OTLP over gRPC; spans and logs are sent every ``delay_ms`` milliseconds.
+    ``endpoint`` takes OTLP over gRPC; spans and logs are sent every ``delay_ms`` milliseconds. An
+    export that does not succeed within ``timeout_s`` seconds is given up.
     """
     described = Resource({"service.name": service, **(resource or {})})
+    target: dict[str, Any] = {"endpoint": endpoint, "insecure": True, "timeout": timeout_s}
     kept = InMemorySpanExporter()
     tracer_provider = TracerProvider(resource=described, shutdown_on_exit=False)
     tracer_provider.add_span_processor(SimpleSpanProcessor(kept))
     tracer_provider.add_span_processor(
-        BatchSpanProcessor(
-            OTLPSpanExporter(endpoint=endpoint, insecure=True), schedule_delay_millis=delay_ms
-        )
+        BatchSpanProcessor(OTLPSpanExporter(**target), schedule_delay_millis=delay_ms)
     )
     meter_provider = MeterProvider(
         [
             PeriodicExportingMetricReader(
-                OTLPMetricExporter(endpoint=endpoint, insecure=True), export_interval_millis=60_000
+                OTLPMetricExporter(**target), export_interval_millis=60_000
             )
         ],
         resource=described,
@@ -76,9 +77,7 @@ def application(
     )
     logger_provider = LoggerProvider(resource=described, shutdown_on_exit=False)
     logger_provider.add_log_record_processor(
-        BatchLogRecordProcessor(
-            OTLPLogExporter(endpoint=endpoint, insecure=True), schedule_delay_millis=delay_ms
-        )
+        BatchLogRecordProcessor(OTLPLogExporter(**target), schedule_delay_millis=delay_ms)
     )
     instrumentor = CoreVitalInstrumentor()
     instrumentor.instrument(
