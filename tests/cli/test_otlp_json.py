@@ -8,11 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import socket
-import subprocess
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +24,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 
 from corevital.cli.otlp_json import OtlpJsonFileExporter, otlp_json
+from tests.integration import servers
+from tests.integration.overlays import BASE, to_files
+from tests.integration.waiting import eventually
 
 BEYOND_DOUBLE = 2**53 + 1
 
@@ -140,64 +138,31 @@ def test_a_file_that_cannot_be_written_is_a_failed_export(
     assert isinstance(exporter.error, FileNotFoundError)
 
 
-COLLECTOR = os.environ.get("COREVITAL_TEST_OTELCOL")
-
-
 @pytest.fixture
 def collector(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """A collector's address for traces over HTTP, and the file to which it writes them."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    received = tmp_path / "received.jsonl"
-    config = {
-        "receivers": {"otlp": {"protocols": {"http": {"endpoint": address}}}},
-        "exporters": {"file": {"path": str(received), "flush_interval": "100ms"}},
-        "service": {
-            "pipelines": {"traces": {"receivers": ["otlp"], "exporters": ["file"]}},
-            "telemetry": {"metrics": {"level": "none"}},
-        },
-    }
-    path = tmp_path / "collector.json"
-    path.write_text(json.dumps(config))
-    assert COLLECTOR is not None
-    running = subprocess.Popen([COLLECTOR, "--config", path], stderr=subprocess.DEVNULL)
-    try:
-        yield f"http://{address}/v1/traces", received
-    finally:
-        running.terminate()
-        running.wait(10)
+    with servers.collector([BASE, to_files(tmp_path)], tmp_path) as running:
+        yield f"{running.http}/v1/traces", tmp_path / "traces.jsonl"
 
 
-@pytest.mark.skipif(COLLECTOR is None, reason="COREVITAL_TEST_OTELCOL names no collector")
 def test_a_collector_reads_a_line_as_what_was_sent(
     spans: list[ReadableSpan], collector: tuple[str, Path]
 ) -> None:
     address, received = collector
     line = otlp_json(spans)
 
-    post(address, line, patience_s=10)
+    post(address, line)
 
-    deadline = time.monotonic() + 10
-    while not (received.exists() and received.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    eventually(lambda: received.exists() and received.read_text())
     assert by_name(json.loads(received.read_text())) == by_name(json.loads(line))
 
 
-def post(address: str, line: str, patience_s: float) -> None:
-    """Post a line as soon as somebody listens."""
+def post(address: str, line: str) -> None:
     request = urllib.request.Request(
         address, line.encode("utf-8"), {"Content-Type": "application/json"}
     )
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=5) as response:
-                assert response.status == 200
-                return
-        except urllib.error.URLError as error:
-            if isinstance(error, urllib.error.HTTPError) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+    with urllib.request.urlopen(request, timeout=5) as response:
+        assert response.status == 200
 
 
 def by_name(request: dict[str, Any]) -> dict[str, dict[str, Any]]:

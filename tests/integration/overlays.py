@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
+
 from tests.integration.servers import COLLECTOR_CONFIG
 
 BASE: Final = COLLECTOR_CONFIG / "collector.yaml"
@@ -15,8 +17,9 @@ _QUICK: Final = {"batch": {"timeout": "50ms"}}
 
 
 def to_receiver(folder: Path, endpoint: str) -> Path:
-    """Send everything that is kept to an OTLP/gRPC receiver, such as the tests' own."""
-    exporter = {"endpoint": endpoint.removeprefix("http://"), "tls": {"insecure": True}}
+    """Send everything that is kept to an OTLP/gRPC receiver, as it is sent to Tempo."""
+    base = yaml.safe_load(BASE.read_text())["exporters"]["otlp_grpc/tempo"]
+    exporter = base | {"endpoint": endpoint.removeprefix("http://"), "tls": {"insecure": True}}
     exporters = {f"otlp_grpc/{signal}": exporter for signal in SIGNALS}
     return _instead(folder / "to-receiver.json", exporters)
 
