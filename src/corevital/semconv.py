@@ -220,10 +220,15 @@ SIGNAL_NAMES: Final = _attribute(
     "corevital.signal.names", Type.STRINGS, "Compound signals that were found."
 )
 SIGNAL_SEVERITIES: Final = _attribute(
-    "corevital.signal.severities", Type.DOUBLES, "Severity of each compound signal.", "1"
+    "corevital.signal.severities",
+    Type.DOUBLES,
+    "Severity of each compound signal; absent when there is none.",
+    "1",
 )
 SIGNAL_EVIDENCE: Final = _attribute(
-    "corevital.signal.evidence", Type.STRINGS, "The numbers behind each compound signal."
+    "corevital.signal.evidence",
+    Type.STRINGS,
+    "The numbers behind each compound signal; absent when there is none.",
 )
 EARLY_WARNING_SCORE: Final = _attribute(
     "corevital.early_warning.score", Type.DOUBLE, "The strongest early warning, in [0, 1].", "1"
@@ -232,13 +237,25 @@ EARLY_WARNING_SIGNALS: Final = _attribute(
     "corevital.early_warning.signals", Type.STRINGS, "Early warnings that were raised."
 )
 BLAME_LAYERS: Final = _attribute(
-    "corevital.blame.layers", Type.INTS, "Layers that behaved unusually, zero-based."
+    "corevital.blame.layers",
+    Type.INTS,
+    "Layers that behaved unusually, zero-based, the worst first, ten at most.",
 )
 BLAME_SEVERITIES: Final = _attribute(
-    "corevital.blame.severities", Type.DOUBLES, "Severity of each blamed layer.", "1"
+    "corevital.blame.severities",
+    Type.DOUBLES,
+    "Severity of the first two of these layers; absent when there is none.",
+    "1",
 )
 BLAME_REASONS: Final = _attribute(
-    "corevital.blame.reasons", Type.STRINGS, "Why each blamed layer is blamed."
+    "corevital.blame.reasons",
+    Type.STRINGS,
+    "Why the first two of these layers are blamed; absent when there is none.",
+)
+BLAME_OMITTED: Final = _attribute(
+    "corevital.blame.omitted",
+    Type.INT,
+    "Further layers that behaved unusually; absent when there are none.",
 )
 
 # Uncertainty of the sequence

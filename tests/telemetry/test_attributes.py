@@ -12,6 +12,7 @@ import pytest
 
 from corevital import semconv
 from corevital.assess.assessment import assess
+from corevital.assess.blame import LayerBlame
 from corevital.assess.calibration import Calibration
 from corevital.assess.divergence import Anomaly, Direction, Divergence
 from corevital.assess.profile import profile_for
@@ -96,9 +97,33 @@ def test_lists_that_belong_together_are_equally_long() -> None:
     for together in (
         (semconv.RISK_FACTORS, semconv.RISK_CONTRIBUTIONS),
         (semconv.SIGNAL_NAMES, semconv.SIGNAL_SEVERITIES, semconv.SIGNAL_EVIDENCE),
-        (semconv.BLAME_LAYERS, semconv.BLAME_SEVERITIES, semconv.BLAME_REASONS),
+        (semconv.BLAME_SEVERITIES, semconv.BLAME_REASONS),
     ):
-        assert len({len(attributes[name]) for name in together}) == 1
+        assert len({len(attributes.get(name, [])) for name in together}) == 1
+
+    assert semconv.BLAME_OMITTED not in attributes
+
+
+def test_of_many_blamed_layers_the_worst_are_named() -> None:
+    blame = tuple(
+        LayerBlame(layer, 1.0 if layer > 91 else 0.3, (f"x{layer}",)) for layer in range(94)
+    )
+    found = replace(assess(full_record(), profile_for("llama")), blame=blame)
+    attributes = assessment_attributes(found)
+
+    assert attributes[semconv.BLAME_LAYERS] == [92, 93, *range(8)]
+    assert attributes[semconv.BLAME_SEVERITIES] == [1.0, 1.0]
+    assert attributes[semconv.BLAME_REASONS] == ["x92", "x93"]
+    assert attributes[semconv.BLAME_OMITTED] == 84
+
+
+def test_what_was_looked_for_and_not_found_is_an_empty_list_of_names() -> None:
+    assessment = assess(full_record(), profile_for("llama"))
+    attributes = assessment_attributes(replace(assessment, blame=(), signals=()))
+
+    of_them = ("corevital.signal.", "corevital.blame.")
+    found = {name: value for name, value in attributes.items() if name.startswith(of_them)}
+    assert found == {semconv.SIGNAL_NAMES: [], semconv.BLAME_LAYERS: []}
 
 
 @pytest.mark.parametrize(
@@ -112,6 +137,8 @@ def test_a_part_that_was_not_observed_has_no_attribute(part: str, areas: tuple[s
     record = full_record()
     prefixes = tuple(f"corevital.{area}" for area in areas)
     missing = written(record).keys() - written(without(record, part)).keys()
+    # Of layers that are not blamed without the part there is nothing to tell.
+    missing -= {semconv.BLAME_SEVERITIES, semconv.BLAME_REASONS}
 
     assert missing == {name for name in written(record) if name.startswith(prefixes)}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corevital import semconv
 from corevital.assess.assessment import Assessment
+from corevital.assess.blame import LayerBlame
 from corevital.assess.fingerprint import VERSION as FINGERPRINT_VERSION
 from corevital.assess.loops import Loop, longest_loop
 from corevital.assess.narrative import narrative
@@ -22,6 +24,11 @@ from corevital.record import (
     LogitColumns,
     PromptColumns,
 )
+
+# A fault in a deep model can blame a hundred layers, each with words of its own: without a limit,
+# the span would grow with the model.
+MOST_BLAMED_LAYERS: Final = 10
+MOST_BLAME_REASONS: Final = 2
 
 Value = str | bool | int | float | Sequence[str] | Sequence[int] | Sequence[float]
 
@@ -165,18 +172,27 @@ def _assessment_attributes(assessment: Assessment) -> Iterator[tuple[str, Value]
     yield from _uncertainty_attributes(assessment.uncertainty)
     signals = assessment.signals
     yield semconv.SIGNAL_NAMES, [signal.name for signal in signals]
-    yield semconv.SIGNAL_SEVERITIES, [signal.severity for signal in signals]
-    yield semconv.SIGNAL_EVIDENCE, [signal.evidence for signal in signals]
+    if signals:
+        yield semconv.SIGNAL_SEVERITIES, [signal.severity for signal in signals]
+        yield semconv.SIGNAL_EVIDENCE, [signal.evidence for signal in signals]
     yield semconv.FINGERPRINT_VECTOR, list(assessment.fingerprint)
     yield semconv.FINGERPRINT_VERSION, FINGERPRINT_VERSION
     yield semconv.CONSISTENCY_VIOLATIONS, [str(broken) for broken in assessment.consistency]
     yield semconv.EARLY_WARNING_SCORE, assessment.early_warning.score
     yield semconv.EARLY_WARNING_SIGNALS, list(assessment.early_warning.signals)
-    blame = assessment.blame
-    yield semconv.BLAME_LAYERS, [layer.layer for layer in blame]
-    yield semconv.BLAME_SEVERITIES, [layer.severity for layer in blame]
-    yield semconv.BLAME_REASONS, ["; ".join(layer.reasons) for layer in blame]
+    yield from _blame_attributes(assessment.blame)
     yield from _calibration_attributes(assessment)
+
+
+def _blame_attributes(blame: tuple[LayerBlame, ...]) -> Iterator[tuple[str, Value]]:
+    worst = sorted(blame, key=lambda each: (-each.severity, each.layer))
+    told = worst[:MOST_BLAME_REASONS]
+    yield semconv.BLAME_LAYERS, [each.layer for each in worst[:MOST_BLAMED_LAYERS]]
+    if told:
+        yield semconv.BLAME_SEVERITIES, [each.severity for each in told]
+        yield semconv.BLAME_REASONS, ["; ".join(each.reasons) for each in told]
+    if len(blame) > MOST_BLAMED_LAYERS:
+        yield semconv.BLAME_OMITTED, len(blame) - MOST_BLAMED_LAYERS
 
 
 def _repetition_attributes(loops: tuple[Loop, ...]) -> Iterator[tuple[str, Value]]:
