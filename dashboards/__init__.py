@@ -1,0 +1,1 @@
+"""Grafana dashboards for CoreVital's telemetry, as Python that writes their JSON."""
