@@ -188,6 +188,7 @@ AREAS: Final = {
     "What was captured": ("capture", "batch", "sequence", "step"),
     "Risk": ("risk",),
     "Health": ("health",),
+    "Intervention": ("intervention",),
     "Signals, early warnings and blamed layers": ("signal", "early_warning", "blame"),
     "Summaries of the generation": (),
     "Summaries of the prompt": ("prompt", "encoder"),

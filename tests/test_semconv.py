@@ -16,6 +16,7 @@ import torch
 from opentelemetry.sdk.metrics.export import Gauge, Histogram, HistogramDataPoint, Sum
 from transformers import TextStreamer
 
+import corevital
 from corevital import semconv
 from corevital.semconv import Place, Type
 from docs.generate_telemetry import (
@@ -163,6 +164,9 @@ def generate_everything(loaded: LoadedModel) -> None:
     generate(tiny_model("llama"), num_beams=2)
     generate(tiny_model("bart"))
     generate(encoder_with_nan())
+    with corevital.intervene(["repetition", "non_finite"]):
+        generate(model_with(break_layer), max_new_tokens=20)
+        generate(tiny_model("llama"), num_beams=2)
     with pytest.raises(ValueError, match="max_new_tokens"):
         generate(tiny_model("llama"), max_new_tokens=-1)
     with odd_attention() as name:

@@ -11,6 +11,7 @@ import pytest
 
 from corevital.assess.profile import Profile, named_profile, profile_names
 from corevital.calibration.load import Calibrations
+from corevital.intervention import Condition, Intervention
 from corevital.record import CaptureMode
 from corevital.settings import Settings, SettingsError, StepEvents, load_settings
 
@@ -33,6 +34,9 @@ GOOD: dict[str, tuple[str, object]] = {
     "risk_high": ("0.5", 0.5),
     "risk_critical": ("0.99", 0.99),
     "calibration": (f"{SMOLLM2}{os.pathsep}{SMOLLM2}", (SMOLLM2, SMOLLM2)),
+    "intervene": ("repetition, risk", (Condition.REPETITION, Condition.RISK)),
+    "intervene_threshold": ("0.7", 0.7),
+    "intervene_raises": ("true", True),
     "span_processor": ("no", False),
 }
 
@@ -61,6 +65,10 @@ BAD: list[tuple[str, str, tuple[str, ...]]] = [
     ("risk_critical", "high", ("number",)),
     ("calibration", "none.json", ("calibration file", "No such file")),
     ("calibration", __file__, ("calibration file", "not JSON")),
+    ("intervene", "loops", tuple(Condition)),
+    ("intervene_threshold", "0", ("greater than 0",)),
+    ("intervene_threshold", "1.1", ("1",)),
+    ("intervene_raises", "perhaps", ("true", "false")),
     ("span_processor", "perhaps", ("true", "false")),
 ]
 
@@ -111,6 +119,12 @@ def test_an_empty_variable_is_no_value(name: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(variable(name), "")
 
     assert getattr(load_settings(), name) == Settings.model_fields[name].default
+
+
+def test_the_intervention_of_every_generation() -> None:
+    assert load_settings().intervention == Intervention()
+    chosen = load_settings(intervene=["risk", "risk"], intervene_threshold=0.5)
+    assert chosen.intervention == Intervention((Condition.RISK,), 0.5)
 
 
 def test_settings_do_not_change() -> None:

@@ -10,6 +10,7 @@ from corevital.version import __version__
 if TYPE_CHECKING:
     from corevital.assess.assessment import Assessment
     from corevital.instrumentor import CoreVitalInstrumentor
+    from corevital.intervention import GenerationStopped, intervene
     from corevital.record import GenerationRecord
     from corevital.settings import Settings, SettingsError
     from corevital.telemetry.pipeline import Observed
@@ -20,9 +21,11 @@ _HOMES = {
     "CoreVitalInstrumentor": "corevital.instrumentor",
     "CoreVitalSpanProcessor": "corevital.telemetry.span_processor",
     "GenerationRecord": "corevital.record",
+    "GenerationStopped": "corevital.intervention",
     "Observed": "corevital.telemetry.pipeline",
     "Settings": "corevital.settings",
     "SettingsError": "corevital.settings",
+    "intervene": "corevital.intervention",
 }
 
 __all__ = [
@@ -30,10 +33,12 @@ __all__ = [
     "CoreVitalInstrumentor",
     "CoreVitalSpanProcessor",
     "GenerationRecord",
+    "GenerationStopped",
     "Observed",
     "Settings",
     "SettingsError",
     "__version__",
+    "intervene",
 ]
 
 

@@ -15,6 +15,7 @@ from opentelemetry.trace import TracerProvider, get_tracer
 from opentelemetry.util.genai.completion_hook import load_completion_hook
 from opentelemetry.util.genai.handler import TelemetryHandler
 
+from corevital.intervention import mark_instrumented
 from corevital.settings import Settings, load_settings
 from corevital.version import __version__
 
@@ -126,6 +127,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
                 self._replace(owner, name, wrapped)
             self._undo.append(batching.retire)
         self._undo.append(ServingContext(self._replace).retire)
+        mark_instrumented(True)
 
     def _replace(self, owner: Any, name: str, replace: Callable[[Any], Any]) -> None:
         self._undo.append(_Patch(owner, name, replace).undo)
@@ -135,6 +137,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         for undo in self._undo:
             undo()
         self._undo = []
+        mark_instrumented(False)
 
 
 def _wrapping(wrapper: Callable[..., Any]) -> Callable[[Any], Any]:

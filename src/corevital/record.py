@@ -226,10 +226,20 @@ class PromptColumns:
 
 
 @dataclass(frozen=True, slots=True)
+class StoppedEarly:
+    """Why a sequence was stopped before its end, and the step whose token was its last."""
+
+    reason: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class CaptureReport:
     """What was observed, and why the rest was not.
 
     ``cross_attention`` and those of the encoder are ``None`` in a decoder-only model.
+    ``stop_conditions`` are those that the generation was to be stopped for;
+    ``stop_unavailable`` says which of them could not be told, and why.
     """
 
     mode: CaptureMode
@@ -242,6 +252,8 @@ class CaptureReport:
     cross_attention: Captured | None = None
     encoder_hidden: Captured | None = None
     encoder_attention: Captured | None = None
+    stop_conditions: tuple[str, ...] = ()
+    stop_unavailable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +288,7 @@ class GenerationRecord:
     cross_attention: AttentionColumns | None = None
     encoder: EncoderSummary | None = None
     decoder_prompt_tokens: int | None = None
+    stopped_early: StoppedEarly | None = None
 
     @property
     def steps(self) -> int:

@@ -258,6 +258,30 @@ BLAME_OMITTED: Final = _attribute(
     "Further layers that behaved unusually; absent when there are none.",
 )
 
+# Intervention
+INTERVENTION_CONDITIONS: Final = _attribute(
+    "corevital.intervention.conditions",
+    Type.STRINGS,
+    "What the generation was to be stopped for: `repetition`, `non_finite`, `risk`; absent when it "
+    "was to be stopped for nothing.",
+)
+INTERVENTION_UNAVAILABLE: Final = _attribute(
+    "corevital.intervention.unavailable",
+    Type.STRING,
+    "Which of these conditions could not be told, and why.",
+)
+INTERVENTION_REASON: Final = _attribute(
+    "corevital.intervention.reason",
+    Type.STRING,
+    "Why CoreVital stopped the sequence: `repetition`, `non_finite` or `risk`; absent when it did "
+    "not.",
+    "",
+    (Place.SPAN, Place.METRIC),
+)
+INTERVENTION_STEP: Final = _attribute(
+    "corevital.intervention.step", Type.INT, "Step whose token was the last before the stop."
+)
+
 # Uncertainty of the sequence
 UNCERTAINTY_NLL: Final = _attribute(
     "corevital.uncertainty.negative_log_likelihood.sum",
@@ -680,6 +704,12 @@ METRIC_EARLY_WARNINGS: Final = _metric(
 )
 METRIC_BLAMED_LAYERS: Final = _metric(
     "corevital.blame.count", "counter", "{generation}", "Generations that blame a layer."
+)
+METRIC_INTERVENTIONS: Final = _metric(
+    "corevital.intervention.count",
+    "counter",
+    "{generation}",
+    "Sequences that CoreVital stopped early.",
 )
 METRIC_FAILURES: Final = _metric(
     "corevital.capture.failure.count",

@@ -16,6 +16,7 @@ from corevital.assess.profile import Profile, load_profile, profile_for, profile
 from corevital.assess.profile_file import ProfileError
 from corevital.assess.risk import USUAL_LEVELS, RiskLevels
 from corevital.calibration.load import CalibrationError, Calibrations
+from corevital.intervention import USUAL_THRESHOLD, Condition, Intervention
 from corevital.record import CaptureMode
 
 _PREFIX = "COREVITAL_"
@@ -105,6 +106,22 @@ class Settings(BaseSettings):
         description="Calibration files, separated as in `PATH`; each applies to the model that it "
         "was made for.",
     )
+    intervene: Annotated[tuple[Condition, ...], NoDecode] = Field(
+        (),
+        description="What stops a generation early, separated by commas: `repetition` (the text is "
+        "caught in a loop), `non_finite` (NaN or Inf), `risk` (the score has reached a threshold).",
+    )
+    intervene_threshold: float = Field(
+        USUAL_THRESHOLD,
+        gt=0.0,
+        le=1.0,
+        description="Risk score from which on `risk` stops a generation.",
+    )
+    intervene_raises: bool = Field(
+        False,
+        description="Whether a generation that is stopped raises `GenerationStopped` instead of "
+        "returning a shorter result.",
+    )
     span_processor: bool = Field(
         True, description="Whether CoreVital adds its span processor to the tracer provider."
     )
@@ -116,6 +133,14 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part for part in value.split(os.pathsep) if part)
         return (value,) if isinstance(value, Path) else value
+
+    @field_validator("intervene", mode="before")
+    @classmethod
+    def _conditions(cls, value: Any) -> Any:
+        """One condition, several in a string, or a sequence of conditions."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
 
     @model_validator(mode="after")
     def _levels_ascend(self) -> Self:
@@ -137,6 +162,12 @@ class Settings(BaseSettings):
     def risk_levels(self) -> RiskLevels:
         """The scores from which on a risk has each level."""
         return RiskLevels(self.risk_moderate, self.risk_high, self.risk_critical)
+
+    @property
+    def intervention(self) -> Intervention:
+        """What stops every generation that no block of `corevital.intervene` is around."""
+        on = tuple(dict.fromkeys(self.intervene))
+        return Intervention(on, self.intervene_threshold, self.intervene_raises)
 
     @cached_property
     def calibrations(self) -> Calibrations:

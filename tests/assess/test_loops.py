@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from corevital.assess.loops import Loop, LoopDetector, find_loops, longest_loop
+from corevital.assess.loops import (
+    NEWEST_TOKENS,
+    Loop,
+    LoopDetector,
+    caught_in_loop,
+    find_loops,
+    longest_loop,
+)
 from corevital.record import GenerationRecord
 from tests.assess.records import hidden_columns, record
 
@@ -291,3 +298,65 @@ def test_a_record_without_states_is_judged_by_its_tokens() -> None:
     tokens = np.asarray(looping([1, 2], 200))
 
     assert find_loops(replace(record(), token_ids=tokens)) == (Loop(0, 2, 200),)
+
+
+# The same, told from the end of several texts
+
+
+def first_caught(tokens: Tokens, lag_cosine: npt.NDArray[np.floating] | None) -> int | None:
+    """The first step at whose token the text is caught, as far as its newest part tells."""
+    ids = np.asarray([tokens])
+    for step in range(len(tokens)):
+        newest = slice(max(step + 1 - NEWEST_TOKENS, 0), step + 1)
+        cosines = None if lag_cosine is None else lag_cosine[max(step + 1 - LAGS, 0) : step + 1]
+        caught, _ = caught_in_loop(ids[:, newest], None if cosines is None else cosines[:, None])
+        if caught.all():
+            return step
+    return None
+
+
+def first_detected(tokens: Tokens, lag_cosine: npt.NDArray[np.floating] | None) -> int | None:
+    detector = LoopDetector()
+    for step, token in enumerate(tokens):
+        if detector.update(token, None if lag_cosine is None else lag_cosine[step]) is not None:
+            return step
+    return None
+
+
+@pytest.mark.parametrize("period", [1, 2, 31, 32, 33, 48, 63, 64])
+@pytest.mark.parametrize("before", [0, 7])
+def test_the_end_of_a_text_tells_a_loop_at_the_same_token(period: int, before: int) -> None:
+    tokens = looping(other_tokens(period, 0), 2 * least_length(period), before=before, after=3)
+    for lag_cosine in (None, states(len(tokens)), states(len(tokens), 0.9)):
+        found = first_caught(tokens, lag_cosine)
+        assert found is not None
+        assert found == first_detected(tokens, lag_cosine)
+
+
+@given(st.data())
+def test_it_does_in_any_stream_and_with_any_states(data: st.DataObject) -> None:
+    tokens = data.draw(repetitive_streams())
+    unlike = data.draw(st.sets(st.integers(0, 400), max_size=3))
+    lag_cosine = states(len(tokens))
+    lag_cosine[[step for step in unlike if step < len(tokens)]] = np.nan
+    assert first_caught(tokens, lag_cosine) == first_detected(tokens, lag_cosine)
+
+
+def test_states_that_are_alike_at_a_multiple_of_the_period_only_say_nothing() -> None:
+    tokens = looping([1, 2, 3], 192)
+    lag_cosine = states(len(tokens))
+    lag_cosine[:, 2] = 0.9
+    assert first_caught(tokens, lag_cosine) == first_detected(tokens, lag_cosine) == 191
+
+
+def test_a_text_is_near_a_loop_before_its_states_can_make_one() -> None:
+    tokens = looping(other_tokens(5, 0), 96)
+    near = [bool(caught_in_loop(np.asarray([tokens[:end]]))[1][0]) for end in range(1, 97)]
+    assert near.index(True) == 94
+    assert near[94:] == [True, True]
+
+
+def test_each_text_is_told_by_itself() -> None:
+    looped, random = looping([1, 2, 3], 200), other_tokens(200, 0)
+    caught, near = caught_in_loop(np.asarray([random, looped, random]))
+    assert caught.tolist() == near.tolist() == [False, True, False]

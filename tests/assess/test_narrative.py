@@ -22,7 +22,7 @@ from corevital.assess.narrative import narrative
 from corevital.assess.risk import Risk, RiskLevel, RiskSource
 from corevital.assess.signals import SEVERITY as SIGNAL_SEVERITY
 from corevital.assess.signals import CompoundSignal
-from corevital.record import Captured, GenerationRecord
+from corevital.record import Captured, GenerationRecord, StoppedEarly
 from tests.assess.records import attention_columns, hidden_columns, logit_columns, record
 
 NAN = math.nan
@@ -86,6 +86,15 @@ def test_one_token_is_singular() -> None:
         "Low risk (0.12) over 1 token: no flag, signal or early warning, and no layer stands out.",
         "Entropy is 2.00 bits (step 0); the margin averages 0.75.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [("repetition", "repetition"), ("non_finite", "NaN or Inf"), ("risk", "its risk")],
+)
+def test_a_text_that_was_cut_is_told_to_be(reason: str, words: str) -> None:
+    cut = replace(observed(), stopped_early=StoppedEarly(reason, 3))
+    assert told(cut).startswith(f"Low risk (0.12) over 4 tokens, stopped there for {words}:")
 
 
 # Tokens

@@ -53,14 +53,19 @@ def test_in_code(otlp_grpc: OtlpReceiver, model_folder: Path, tmp_path: Path) ->
     assert "corevital.risk.score" in span.attributes
 
 
-def test_in_the_same_process(model_folder: Path, tmp_path: Path) -> None:
+def test_stop_a_generation(model_folder: Path, tmp_path: Path) -> None:
     printed = run(python(program(2, tmp_path, model_folder)))
+    assert 10 < printed.count("so happy") < 30
+
+
+def test_in_the_same_process(model_folder: Path, tmp_path: Path) -> None:
+    printed = run(python(program(3, tmp_path, model_folder)))
     assert re.search(r"^risk [01]\.\d+ \[", printed, re.MULTILINE)
     assert "entropy of each token [" in printed
 
 
 def test_every_python_block_is_run() -> None:
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
 
 
 def test_the_profile_is_accepted() -> None:
@@ -148,6 +153,8 @@ def accepted(described: dict[str, Any], definitions: dict[str, Any]) -> str:
             return ", ".join(f"`{value}`" for value in definitions[Path(reference).name]["enum"])
         case {"type": "array", "items": {"format": "path"}}:
             return "paths"
+        case {"type": "array", "items": {"$ref": str()} as each}:
+            return f"any of {accepted(each, definitions)}"
         case {"type": "boolean"}:
             return "`true`, `false`"
         case {"type": "string"}:

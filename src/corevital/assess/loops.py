@@ -26,13 +26,15 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from corevital.record import LAGS, GenerationRecord, Ints
+from corevital.record import LAGS, Bools, GenerationRecord, Ints
 
 LEAST_TOKENS: Final = 96
 LEAST_REPEATS: Final = 3
 LEAST_TOKENS_ALIKE: Final = 32
 ALIKE_COSINE: Final = 0.98
 WITHOUT_STATES: Final = 2
+NEWEST_TOKENS: Final = 384
+"""A loop is at most so long when it is found."""
 
 _PERIODS: Final = np.arange(1, LAGS + 1)
 _LENGTH: Final = np.maximum(LEAST_TOKENS, LEAST_REPEATS * _PERIODS)
@@ -40,6 +42,7 @@ _ALIKE: Final = np.maximum(LEAST_TOKENS_ALIKE, _PERIODS)
 _LENGTH_ALONE: Final = WITHOUT_STATES * _LENGTH
 _LEAST_EQUAL: Final = _LENGTH - _PERIODS
 _BLOCK: Final = int(_LEAST_EQUAL.min() + 1) // 2
+_GLANCE: Final = 8
 _NO_TOKEN: Final = np.iinfo(np.int64).min
 
 
@@ -113,12 +116,70 @@ class LoopDetector:
         """The period of the loop that has just become one, the smallest of a stretch."""
         if not np.count_nonzero(self._equal >= _LEAST_EQUAL):
             return None
-        length = self._equal + _PERIODS
-        is_loop = (length >= _LENGTH) & (self._alike >= _ALIKE) | (length >= _LENGTH_ALONE)
-        # A multiple of a period is one too, over the same stretch: only the smallest counts.
-        is_loop[1:] &= length[1:] > np.maximum.accumulate(length)[:-1]
-        found = np.flatnonzero(is_loop)
+        found = np.flatnonzero(_makes_loop(self._equal, self._alike))
         return int(_PERIODS[found[0]]) if len(found) else None
+
+
+def caught_in_loop(
+    token_ids: Ints, lag_cosine: NDArray[np.floating] | None = None
+) -> tuple[Bools, Bools]:
+    """Which of several texts are caught in a loop at their last token, and which may soon be.
+
+    The same loops as those of `LoopDetector`, told from the end of the text alone.
+
+    Args:
+        token_ids: ``[B, n]``, newest last; the newest `NEWEST_TOKENS` are enough.
+        lag_cosine: ``[m, B, LAGS]`` of the newest ``m`` steps, newest last; ``LAGS`` are enough.
+            Without it, only what counts as a loop whatever the states is found.
+
+    Returns:
+        Two arrays ``[B]``: whether there is a loop, and whether the states of this or the next step
+        can make one.
+    """
+    rows = len(token_ids)
+    if token_ids.shape[1] < LEAST_TOKENS - 1 or not _newest_repeat(token_ids):
+        return np.zeros(rows, dtype=np.bool_), np.zeros(rows, dtype=np.bool_)
+    equal = _run_at_end(_equal_before(token_ids))
+    alike = np.zeros_like(equal)
+    if lag_cosine is not None:
+        alike = _run_at_end(np.moveaxis(lag_cosine >= ALIKE_COSINE, 1, 0))
+    near = equal >= _LEAST_EQUAL - 1
+    return np.any(_makes_loop(equal, alike), axis=1), np.any(near, axis=1)
+
+
+def _makes_loop(equal: Ints, alike: Ints) -> Bools:
+    """By lag ``[..., LAGS]``: whether so many equal tokens and alike states in a row are a loop."""
+    length = equal + _PERIODS
+    loop: Bools = (length >= _LENGTH) & (alike >= _ALIKE) | (length >= _LENGTH_ALONE)
+    # A multiple of a period is one too, over the same stretch: only the smallest counts.
+    loop[..., 1:] &= length[..., 1:] > np.maximum.accumulate(length, axis=-1)[..., :-1]
+    return loop
+
+
+def _newest_repeat(token_ids: Ints) -> bool:
+    """Whether the newest tokens of any text repeat earlier ones: mostly not, and quick to tell."""
+    newest = token_ids.shape[1] - 1
+    repeat = np.ones((len(token_ids), LAGS), dtype=np.bool_)
+    for at in range(newest, newest - _GLANCE, -1):
+        repeat &= token_ids[:, at - LAGS : at] == token_ids[:, at : at + 1]
+        if not repeat.any():
+            return False
+    return True
+
+
+def _equal_before(token_ids: Ints) -> Bools:
+    """Which tokens equal the one a lag before, ``[B, n, LAGS]``."""
+    nothing = np.full((len(token_ids), LAGS), _NO_TOKEN)
+    before = sliding_window_view(np.concatenate((nothing, token_ids), axis=1), LAGS, axis=1)
+    equal: Bools = before[:, :-1, ::-1] == token_ids[:, :, np.newaxis]
+    return equal
+
+
+def _run_at_end(holds: Bools) -> Ints:
+    """How often in a row something holds at the end of ``[B, n, LAGS]``, ``[B, LAGS]``."""
+    run: Ints = np.argmin(holds[:, ::-1], axis=1)
+    run[holds.all(axis=1)] = holds.shape[1]
+    return run
 
 
 def find_loops(record: GenerationRecord) -> tuple[Loop, ...]:

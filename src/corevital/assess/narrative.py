@@ -42,6 +42,7 @@ from corevital.assess.signals import (
     DEGENERATING_GENERATION,
 )
 from corevital.assess.wording import counted, decimal, listed, printable, shortened
+from corevital.intervention import Condition
 from corevital.record import Captured, GenerationRecord
 
 MOST_BYTES: Final = 1000
@@ -75,6 +76,11 @@ _SIGNALS: Final = {
     DEGENERATING_GENERATION: "it degenerates from step to step",
     ATTENTION_BOTTLENECK: "it is uncertain and many heads look at one key only",
     CONFIDENT_REPETITION_RISK: "it is so sure of its last tokens that they may repeat",
+}
+_STOPS: Final[dict[str, str]] = {
+    Condition.REPETITION: "repetition",
+    Condition.NON_FINITE: "NaN or Inf",
+    Condition.RISK: "its risk",
 }
 _WARNINGS: Final = {
     ENTROPY_ACCELERATING: "entropy rises ever faster",
@@ -136,6 +142,8 @@ def _verdict(record: GenerationRecord, assessment: Assessment) -> str:
     calibrated = ", calibrated" if risk.source is RiskSource.CALIBRATED else ""
     sentence = f"{risk.level.value.capitalize()} risk ({risk.score:.2f}{calibrated})"
     sentence += f" over {counted(record.steps, 'token')}"
+    if (stopped := record.stopped_early) is not None:
+        sentence += f", stopped there for {_STOPS.get(stopped.reason, stopped.reason)}"
     if scope := _scope(record):
         sentence += f", judged {scope}"
     if causes := _causes(risk):

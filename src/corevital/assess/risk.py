@@ -88,13 +88,20 @@ def risk(
     What proves a failure is added to either as if it were independent of it: neither labelled
     answers nor how sure a model was of its tokens need to know of NaN or endless repetition.
     """
-    doubt = None if model is None or flags.nan_or_inf else model.probability(record)
-    if model is None or doubt is None:
-        doubt, source, calibration = default_score(record), RiskSource.UNCALIBRATED, None
-    else:
-        source, calibration = RiskSource.CALIBRATED, model.id
-    score = 1.0 - (1.0 - doubt) * (1.0 - _evidence(flags, loops))
+    score, calibration = risk_score(record, flags, model, looped=bool(loops))
+    source = RiskSource.UNCALIBRATED if calibration is None else RiskSource.CALIBRATED
     return Risk(score, levels.of(score), source, heuristic.score, heuristic.factors, calibration)
+
+
+def risk_score(
+    record: GenerationRecord, flags: HealthFlags, model: RiskModel | None, *, looped: bool
+) -> tuple[float, str | None]:
+    """The score of `risk`, and the id of the calibration that gave it, if one did."""
+    doubt = None if model is None or flags.nan_or_inf else model.probability(record)
+    calibration = None if model is None or doubt is None else model.id
+    if doubt is None:
+        doubt = default_score(record)
+    return 1.0 - (1.0 - doubt) * (1.0 - _evidence(flags, looped=looped)), calibration
 
 
 def default_score(record: GenerationRecord) -> float:
@@ -110,7 +117,7 @@ def default_score(record: GenerationRecord) -> float:
     return float(1.0 - 2.0 ** (-bits / DOUBTFUL_BITS))
 
 
-def _evidence(flags: HealthFlags, loops: Sequence[Loop]) -> float:
+def _evidence(flags: HealthFlags, *, looped: bool) -> float:
     if flags.nan_or_inf:
         return NAN_EVIDENCE
-    return REPETITION_EVIDENCE if loops or flags.repetition_loop else 0.0
+    return REPETITION_EVIDENCE if looped or flags.repetition_loop else 0.0

@@ -22,6 +22,7 @@ from corevital.record import (
     GenerationRecord,
     LogitColumns,
     ModelDescription,
+    StoppedEarly,
 )
 
 OFF: Final = "capture is off"
@@ -122,6 +123,10 @@ class RequestRun:
         """Why a request that finished did so."""
         last = self.token_ids[-1:]
         return STOP if last and last[0] in self._call.end_tokens else LENGTH
+
+    def stopped_early(self) -> list[StoppedEarly]:
+        """Nothing: the stopping criteria that an intervention needs are not asked here."""
+        return []
 
     def token_seconds(self, interval: Interval) -> NDArray[np.float64]:
         """Seconds from when the request was added to each token, ``[S]``."""

@@ -48,6 +48,24 @@ def with_row_observer(processors: Iterable[Any] | None, run: BeamRun) -> LogitsP
     return LogitsProcessorList([*(processors or ()), RowObserver(run)])
 
 
+class Stopper(StoppingCriteria):
+    """Stops the sequences that an intervention stops."""
+
+    def __init__(self, run: GenerationRun) -> None:
+        self._run = run
+
+    def __call__(
+        self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
+    ) -> torch.BoolTensor:
+        """Whether each sequence ``[B]`` is to be stopped."""
+        return self._run.rows_to_stop(input_ids)  # type: ignore[return-value]
+
+
 def with_observer(criteria: Iterable[Any] | None, run: GenerationRun) -> StoppingCriteriaList:
     """The user's stopping criteria, in their order, and the observer behind them."""
     return StoppingCriteriaList([*(criteria or ()), TokenObserver(run)])
+
+
+def with_stopper(criteria: Iterable[Any] | None, run: GenerationRun) -> StoppingCriteriaList:
+    """Such criteria, and behind them the one that stops what an intervention stops."""
+    return StoppingCriteriaList([*(criteria or ()), Stopper(run)])

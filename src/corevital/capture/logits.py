@@ -92,7 +92,8 @@ class LogitsReducer:
     """Collects the logits of a few steps and reduces them together.
 
     Attributes:
-        reduced: how many steps have been reduced.
+        chunks: ``[4, n, B]`` for every few steps that have been reduced.
+        reduced: how many steps that are.
     """
 
     def __init__(self, top_k: int, most_steps: int = MOST_STEPS) -> None:
@@ -101,7 +102,7 @@ class LogitsReducer:
         self._steps_together = 1
         self._logits: list[Tensor] = []
         self._buffers: tuple[Tensor, Tensor] | None = None
-        self._reduced: list[Tensor] = []
+        self.chunks: list[Tensor] = []
         self.reduced = 0
 
     @property
@@ -149,8 +150,8 @@ class LogitsReducer:
         else:
             logits.copy_(torch.stack(pending))
         token_ids = token_ids.to(logits.device, non_blocking=True)
-        self._reduced.append(logit_statistics(logits, token_ids, self._top_k, scratch))
+        self.chunks.append(logit_statistics(logits, token_ids, self._top_k, scratch))
 
     def result(self) -> Tensor | None:
         """``[4, S, B]`` on the device, ``None`` if no step was reduced."""
-        return torch.cat(self._reduced, dim=1) if self._reduced else None
+        return torch.cat(self.chunks, dim=1) if self.chunks else None

@@ -18,8 +18,14 @@ from corevital.capture.assisted_run import AssistedRun
 from corevital.capture.beam_columns import collect_beams
 from corevital.capture.beam_run import BeamRun
 from corevital.capture.columns import RunColumns, collect
-from corevital.capture.criterion import with_observer, with_row_observer
-from corevital.capture.decoding import GenerateCall, is_list, unobservable_decoding
+from corevital.capture.criterion import with_observer, with_row_observer, with_stopper
+from corevital.capture.decoding import (
+    Decoding,
+    GenerateCall,
+    decoding_of,
+    is_list,
+    unobservable_decoding,
+)
 from corevital.capture.eager_functions import observe_eager_functions
 from corevital.capture.encoder import ATTENTION, HIDDEN, PROMPT
 from corevital.capture.hooks import hooked
@@ -30,20 +36,24 @@ from corevital.capture.layers import (
     is_encoder_decoder,
     number_of_layers,
 )
-from corevital.capture.plan import CapturePlan
+from corevital.capture.plan import CapturePlan, InterventionPlan
 from corevital.capture.prompt_hash import prompt_hash
 from corevital.capture.start import start_run
+from corevital.capture.watch import InterventionWatch, no_stopping_criteria
+from corevital.intervention import Condition, GenerationStopped
 from corevital.record import (
     Captured,
     CaptureMode,
     CaptureReport,
     GenerationRecord,
     ModelDescription,
+    StoppedEarly,
 )
 
 _OFF: Final = "capture is off"
 _NO_TOKEN: Final = "no token was generated"
 _UNTIED: Final = "the returned sequence is none that the beams went along"
+_BEAMS: Final = "the candidates of beam search change places"
 _SUMMARY: Final = "not part of this capture mode"
 
 
@@ -91,7 +101,12 @@ class Observation:
         self._plan = plan
         self._reason = _OFF if plan.mode is CaptureMode.OFF else None
         self._obstacle = unobservable_decoding(call)
-        self._observes = self._reason is None and self._obstacle is None
+        self._unwatched = None if plan.intervention is None else no_stopping_criteria(call)
+        watched = plan.intervention is not None and self._unwatched is None
+        self._observes = self._obstacle is None and (self._reason is None or watched)
+        if self._reason is not None and watched:
+            # Without capture, an intervention sees part of a summary, and nothing of it is kept.
+            plan = replace(plan, mode=CaptureMode.SUMMARY)
         self._encoder_layers = find_encoder_layers(call.model) if self._observes else None
         self.run = start_run(
             call,
@@ -99,6 +114,10 @@ class Observation:
             plan,
             self._encoder_layers,
         )
+        if plan.intervention is not None and watched:
+            self.run.watch = self._watch(plan.intervention)
+            if self._reason is not None:
+                self._observe_only_for(plan.intervention)
         for part in (self.run.layers, self._encoder_layers):
             if part is not None:
                 observe_eager_functions(part.layers)
@@ -114,12 +133,63 @@ class Observation:
         return self._obstacle is None and listed and not custom
 
     def stopping_criteria(self) -> Any:
-        """The call's stopping criteria, and the observer behind them."""
-        return with_observer(self._call.arguments.get("stopping_criteria"), self.run)
+        """The call's stopping criteria, and the observer behind them; ``None`` to leave them."""
+        criteria = self._call.arguments.get("stopping_criteria")
+        if not self.sees_tokens and self.run.watch is None:
+            return None
+        if self.sees_tokens:
+            criteria = with_observer(criteria, self.run)
+        return criteria if self.run.watch is None else with_stopper(criteria, self.run)
+
+    def _observe_only_for(self, plan: InterventionPlan) -> None:
+        """Leave out what the intervention does not need."""
+        by_risk = Condition.RISK in plan.intervention.on
+        needed = {
+            "logits": by_risk,
+            "hidden": by_risk or Condition.REPETITION in plan.intervention.on,
+            "attention": by_risk and plan.needs_layers,
+        }
+        self.run.unavailable |= {signal: _OFF for signal in needed if not needed[signal]}
+
+    def _watch(self, plan: InterventionPlan) -> InterventionWatch:
+        decoding = decoding_of(self._call)
+        separate = decoding is not Decoding.BEAMS
+        unwatched: dict[Condition, str] = {}
+        if self._obstacle is not None:
+            unwatched = dict.fromkeys((Condition.NON_FINITE, Condition.RISK), self._obstacle)
+        if not separate:
+            unwatched |= dict.fromkeys((Condition.REPETITION, Condition.RISK), _BEAMS)
+        ends = self._call.end_tokens
+        padding = self._call.setting("pad_token_id")
+        return InterventionWatch(
+            plan,
+            describe_model(self._call.model),
+            # A sequence that ended is padded until the others end too.
+            end_tokens=ends | {padding} if ends and isinstance(padding, int) else ends,
+            unwatched=unwatched,
+            rows_are_sequences=separate,
+            drafts_tokens=decoding is Decoding.ASSISTED,
+            prompt_length=None if _has_encoder(self._call) else self._call.prompt_length,
+        )
+
+    def stopped_early(self) -> list[StoppedEarly]:
+        """What stopped sequences of this call, once it is over."""
+        if self.run.watch is None:
+            return []
+        self.run.finish_watch()
+        return list(self.run.watch.stopped.values())
+
+    def exception(self, result: Any) -> GenerationStopped | None:
+        """What the caller asked to get in place of ``result``, if the generation was stopped."""
+        plan = self._plan.intervention
+        if plan is None or not plan.intervention.raises or not (stopped := self.stopped_early()):
+            return None
+        first = min(stopped, key=lambda each: each.step)
+        return GenerationStopped(first.reason, first.step, getattr(result, "sequences", result))
 
     def logits_processors(self) -> Any:
         """The call's logits processors and an observer behind them; ``None`` if none is needed."""
-        if not isinstance(self.run, BeamRun):
+        if not self.sees_tokens or not isinstance(self.run, BeamRun):
             return None
         return with_row_observer(self._call.arguments.get("logits_processor"), self.run)
 
@@ -197,8 +267,13 @@ class Observation:
         stopped = bool(ends.any())
         if stopped:
             steps = int(ends.argmax()) + 1
+        stopped_early = self._stopped_early(row, steps, ended=stopped)
+        if stopped_early is not None:
+            # Without an end token to pad with, the row went on beside the others.
+            steps = stopped_early.step + 1
         times = [interval.at(counter) for counter in self.run.token_times_ns[:steps]]
         tied = columns.tied is None or bool(columns.tied[row])
+        observed = tied and self._reason is None
         if not tied:
             missing = Captured(False, _UNTIED)
             report = replace(report, logits=missing, hidden=missing, attention=missing)
@@ -212,9 +287,9 @@ class Observation:
             step_time_ns=np.asarray(times, dtype=np.int64),
             start_time_ns=interval.start_time_ns,
             end_time_ns=interval.end_time_ns,
-            logits=columns.logit_columns(row, steps) if tied else None,
-            hidden=columns.hidden_columns(row, steps) if tied else None,
-            attention=columns.attention_columns(row, steps) if tied else None,
+            logits=columns.logit_columns(row, steps) if observed else None,
+            hidden=columns.hidden_columns(row, steps) if observed else None,
+            attention=columns.attention_columns(row, steps) if observed else None,
             prompt=columns.prompt[row],
             finish_reason="stop" if stopped else self._length_reason(steps),
             prompt_hash=prompt_hash(model.name, columns.prompt_ids[row]),
@@ -223,7 +298,15 @@ class Observation:
             decoder_prompt_tokens=(
                 self.run.prompt_length if self.run.encoder is not None else None
             ),
+            stopped_early=stopped_early,
         )
+
+    def _stopped_early(self, row: int, steps: int, *, ended: bool) -> StoppedEarly | None:
+        """What stopped a sequence of so many steps, unless it had ``ended`` by then."""
+        found = None if self.run.watch is None else self.run.watch.of(row)
+        if found is None or (ended and found.step >= steps):
+            return None
+        return replace(found, step=min(found.step, steps - 1))
 
     def _length_reason(self, steps: int) -> str:
         most_new = self._call.setting("max_new_tokens")
@@ -245,6 +328,7 @@ class Observation:
             step_time_ns=nothing,
             start_time_ns=interval.start_time_ns,
             end_time_ns=interval.end_time_ns,
+            stopped_early=next(iter(self.stopped_early()), None),
         )
 
     def _report(self, columns: RunColumns | None) -> CaptureReport:
@@ -260,7 +344,25 @@ class Observation:
             failures=len(run.failed_signals),
             full_from_step=run.full_from_step,
             **self._encoder_report(columns),
+            stop_conditions=self._stop_conditions,
+            stop_unavailable=self._stop_unavailable(),
         )
+
+    @property
+    def _stop_conditions(self) -> tuple[str, ...]:
+        plan = self._plan.intervention
+        return () if plan is None else tuple(each.value for each in plan.intervention.on)
+
+    def _stop_unavailable(self) -> str | None:
+        """Which conditions could not be told, and why."""
+        plan, watch = self._plan.intervention, self.run.watch
+        if plan is None:
+            return None
+        reason = self._unwatched or self.run.unavailable.get("intervention")
+        if reason is not None or watch is None:
+            return reason
+        told = [each for each in plan.intervention.on if each in watch.unwatched]
+        return "; ".join(f"{each}: {watch.unwatched[each]}" for each in told) or None
 
     def _encoder_report(self, columns: RunColumns | None) -> dict[str, Captured]:
         if not is_encoder_decoder(self._call.model):
@@ -293,6 +395,11 @@ class Observation:
         if signal in ("attention", "cross_attention", ATTENTION):
             return "the attention does not go through the attention interface"
         return "nothing was seen in the forward pass"
+
+
+def _has_encoder(call: GenerateCall) -> bool:
+    """Whether what is given to ``generate`` is not the beginning of what it returns."""
+    return bool(getattr(getattr(call.model, "config", None), "is_encoder_decoder", False))
 
 
 def _sequences(result: Any) -> Tensor | None:

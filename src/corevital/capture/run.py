@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ from corevital.capture.previous_token import middle_layers
 from corevital.capture.transfer import PendingCopy
 from corevital.capture.unobservable import Unobservable
 from corevital.record import CaptureMode, LogitColumns
+
+if TYPE_CHECKING:
+    from corevital.capture.watch import InterventionWatch
 
 _logger: Final = logging.getLogger(__name__)
 _already_logged: set[tuple[str, type[Exception]]] = set()
@@ -56,6 +59,7 @@ class GenerationRun:
         full_from_step: the step from which an ``on_risk`` run observed everything.
         compiled: whether the inside of the forward pass is out of sight.
         untied: why the forward passes cannot be tied to the tokens; ``None`` when they can.
+        watch: what may stop the run early; ``None`` where nothing may.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class GenerationRun:
         self.full_from_step: int | None = None
         self.untied: str | None = None
         self._chunks = chunks
+        self.watch: InterventionWatch | None = None
         most_steps = _ON_RISK_STEPS if plan.mode is CaptureMode.ON_RISK else MOST_STEPS
         self.logits = LogitsReducer(plan.top_k, most_steps)
         self.hidden = HiddenReducer(most_steps)
@@ -104,6 +109,7 @@ class GenerationRun:
         self._inside_attention = False
         self._wrapped: dict[AttentionFunction, AttentionFunction] = {}
         self._not_done: Tensor | None = None
+        self._rows_to_stop: Tensor | None = None
         self._pending_check: tuple[PendingCopy, PendingCopy] | None = None
         if layers is None:
             self.unavailable["hidden"] = "no decoder layers found"
@@ -332,6 +338,8 @@ class GenerationRun:
             return
         self._observing_forward = False
         self._token_due = True
+        if self.watch is not None:
+            self._observed("intervention", self.watch.see, output)
         self._add_step(output, self.steps)
 
     def _add_step(self, output: Any, step: int) -> None:
@@ -427,6 +435,40 @@ class GenerationRun:
             end_counter_ns: when, in nanoseconds of ``time.perf_counter_ns``.
         """
 
+    def rows_to_stop(self, input_ids: Tensor) -> Tensor:
+        """Which sequences an intervention stops after this token, boolean ``[B]``."""
+        started, seconds = time.perf_counter(), self.seconds
+        self._observed("intervention", self._decide, input_ids)
+        # What was reduced for the decision is part of it, not to be counted twice.
+        self.seconds = seconds + time.perf_counter() - started
+        rows, self._rows_to_stop = self._rows_to_stop, None
+        return self.not_done(input_ids) if rows is None else rows
+
+    def _decide(self, input_ids: Tensor) -> None:
+        assert self.watch is not None
+        self._rows_to_stop = self.watch.decide(self, input_ids)
+
+    def finish_watch(self) -> None:
+        """Learn of every sequence that was stopped; the generation is over."""
+        if self.watch is not None:
+            self._observed("intervention", self.watch.finish)
+
+    @property
+    def certain_prefill(self) -> Prefill | None:
+        """The prompt's telemetry, where it is known already that it is that of all of it."""
+        return self.prefill if self._cached is None else None
+
+    def reduce_states(self) -> None:
+        """Reduce the hidden states that are pending, all of steps whose token is known."""
+        self._observed("hidden", self.hidden.reduce)
+
+    def reduce_so_far(self, *, attention: bool) -> None:
+        """Reduce what is pending, ``attention`` too if it is wanted."""
+        self._observed("logits", self._reduce_logits)
+        self.reduce_states()
+        if attention:
+            self._observed("attention", self.attention.reduce)
+
     @torch.no_grad()
     def finish(self) -> None:
         """Reduce what is pending; forget what belongs to a step without a token."""
@@ -441,6 +483,7 @@ class GenerationRun:
         if self.encoder is not None:
             self._observed("cross_attention", self.cross_attention.finish)
             self.encoder.release()
+        self.finish_watch()
         # It refers to this run: without the cycle, the run's memory is free as soon as it ends.
         self._wrapped.clear()
         if self.prefill is not None:

@@ -34,6 +34,11 @@ class PendingCopy:
         """Whether the copy is complete; never waits."""
         return self._event is None or self._event.query()
 
+    @property
+    def tensor(self) -> Tensor:
+        """The copy, on the host; to be read once it has arrived."""
+        return self._host
+
     def wait(self) -> None:
         """Wait for the copy; the device goes on with whatever else it has to do."""
         if self._event is not None:

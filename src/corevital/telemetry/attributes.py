@@ -73,7 +73,21 @@ def capture_attributes(report: CaptureReport) -> dict[str, Value]:
         attributes[semconv.CAPTURE_FULL_FROM] = report.full_from_step
     if report.failures:
         attributes[semconv.CAPTURE_FAILURES] = report.failures
+    if report.stop_conditions:
+        attributes[semconv.INTERVENTION_CONDITIONS] = list(report.stop_conditions)
+    if report.stop_unavailable is not None:
+        attributes[semconv.INTERVENTION_UNAVAILABLE] = report.stop_unavailable
     return attributes
+
+
+def intervention_attributes(record: GenerationRecord) -> dict[str, Value]:
+    """Why the sequence was stopped early; nothing when it was not."""
+    if (stopped := record.stopped_early) is None:
+        return {}
+    return {
+        semconv.INTERVENTION_REASON: stopped.reason,
+        semconv.INTERVENTION_STEP: stopped.step,
+    }
 
 
 def _availability(captured: Captured) -> str:
@@ -82,6 +96,7 @@ def _availability(captured: Captured) -> str:
 
 def _record_attributes(record: GenerationRecord) -> Iterator[tuple[str, Value]]:
     yield from capture_attributes(record.capture).items()
+    yield from intervention_attributes(record).items()
     yield semconv.CAPTURE_STEPS, record.steps
     if record.prompt_hash is not None:
         yield semconv.PROMPT_HASH, record.prompt_hash

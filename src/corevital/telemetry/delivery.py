@@ -103,6 +103,8 @@ class CallDelivery:
             context,
             succeeded=self.error_type is None,
         )
+        for stopped in self.observation.stopped_early():
+            metrics.record_intervention(stopped.reason, attributes, context)
         for signal in self.observation.failed_signals:
             metrics.record_failure(signal, attributes, context)
 

@@ -64,16 +64,21 @@ class InstrumentedGenerate:
         if generation is None:
             return generate(*args, **kwargs)
         observation = generation.observation
-        if observation.sees_tokens:
-            args, kwargs = self._with(_CRITERIA, observation.stopping_criteria(), args, kwargs)
-            processors = observation.logits_processors()
-            if processors is not None:
-                args, kwargs = self._with(_PROCESSORS, processors, args, kwargs)
+        criteria = observation.stopping_criteria()
+        if criteria is not None:
+            args, kwargs = self._with(_CRITERIA, criteria, args, kwargs)
+        processors = observation.logits_processors()
+        if processors is not None:
+            args, kwargs = self._with(_PROCESSORS, processors, args, kwargs)
         try:
             result = generate(*args, **kwargs)
         except BaseException as error:
             self._pipeline.guard("record", generation.fail, error)
             raise
+        stopped = self._pipeline.guard("intervention", generation.observation.exception, result)
+        if stopped is not None:
+            self._pipeline.guard("record", generation.fail, stopped, result)
+            raise stopped
         self._pipeline.guard("record", generation.succeed, result)
         return result
 

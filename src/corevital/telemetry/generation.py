@@ -19,9 +19,13 @@ from opentelemetry.util.genai.invocation import CLIENT_INFERENCE_CONTEXT_KEY, In
 from opentelemetry.util.genai.types import Error
 
 from corevital.assess.escalation import needs_full_capture
+from corevital.assess.loops import NEWEST_TOKENS, caught_in_loop
+from corevital.assess.profile import Profile
+from corevital.assess.risk_so_far import risk_so_far
 from corevital.capture.decoding import GenerateCall
 from corevital.capture.observation import Interval, Observation, describe_model
-from corevital.capture.plan import CapturePlan
+from corevital.capture.plan import CapturePlan, InterventionPlan
+from corevital.intervention import chosen_intervention
 from corevital.record import CaptureMode, Floats, GenerationRecord, LogitColumns
 from corevital.telemetry.delivery import PROVIDER, CallDelivery
 from corevital.telemetry.handover import Handover
@@ -83,6 +87,25 @@ class Generation:
             settings.prompt,
             settings.prompt_max_tokens,
             escalate if mode is CaptureMode.ON_RISK else None,
+            self._intervention(profile),
+        )
+
+    def _intervention(self, profile: Profile) -> InterventionPlan | None:
+        settings = self._pipeline.settings
+        intervention = chosen_intervention() or settings.intervention
+        if not intervention.on:
+            return None
+        calibration = settings.calibrations.for_model(self._model)
+
+        def risk(record: GenerationRecord, looped: bool) -> float:
+            return risk_so_far(record, profile, calibration, looped=looped)
+
+        return InterventionPlan(
+            intervention,
+            caught_in_loop,
+            NEWEST_TOKENS,
+            risk,
+            needs_layers=calibration.risk is not None,
         )
 
     @property
@@ -94,9 +117,9 @@ class Generation:
         """The call returned ``result``."""
         self._end(None, result)
 
-    def fail(self, error: BaseException) -> None:
-        """The call raised ``error``; what was observed until then is kept."""
-        self._end(error, None)
+    def fail(self, error: BaseException, result: Any = None) -> None:
+        """The call raised ``error``, perhaps in place of ``result``; what was observed is kept."""
+        self._end(error, result)
 
     def _end(self, error: BaseException | None, result: Any) -> None:
         interval = Interval(self._start_time_ns, self._start_counter_ns, time.perf_counter_ns())

@@ -169,6 +169,11 @@ class GenerationMetrics:
             layer: Attributes = {semconv.LAYER: blamed.layer}
             self._count(semconv.METRIC_BLAMED_LAYERS, 1, attributes | layer, context)
 
+    def record_intervention(self, reason: str, attributes: Attributes, context: Context) -> None:
+        """A sequence that was stopped early."""
+        why: Attributes = {semconv.INTERVENTION_REASON: reason}
+        self._count(semconv.METRIC_INTERVENTIONS, 1, attributes | why, context)
+
     def record_failure(self, what: str, attributes: Attributes, context: Context | None) -> None:
         """A failure of CoreVital itself."""
         signal: Attributes = {semconv.SIGNAL_NAME: what}

@@ -21,6 +21,7 @@ from corevital.telemetry.attributes import (
     Value,
     assessment_attributes,
     capture_attributes,
+    intervention_attributes,
     narrative_attributes,
     record_attributes,
 )
@@ -87,7 +88,9 @@ class CoreVitalSpanProcessor(SpanProcessor):
         """
         record = delivery.record
         if not record.observed:
-            span.set_attributes(capture_attributes(record.capture))
+            span.set_attributes(
+                capture_attributes(record.capture) | intervention_attributes(record)
+            )
             return None
         profile = self._settings.profile_of(record.model.family)
         calibration = self._calibrations.for_model(record.model)
