@@ -22,7 +22,7 @@ def loop(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
     return input_ids
 
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "corevital.capture.beam_run.prefix_hashes": {"num_beams": 3, "num_return_sequences": 2},
     "corevital.capture.assisted_run.given_ids": {"prompt_lookup_num_tokens": 3},
     "corevital.capture.assisted_run.Ties.add": {"prompt_lookup_num_tokens": 3},

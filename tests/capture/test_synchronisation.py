@@ -58,6 +58,13 @@ def embeddings(model: GenerativeModel) -> Arguments:
     return {"input_ids": None, "inputs_embeds": model.get_input_embeddings()(ids).detach()}
 
 
+def decoding_loop(model: Any, input_ids: Tensor, **_: Any) -> Tensor:
+    for _step in range(NEW_TOKENS):
+        newest = model(input_ids).logits[:, -1:].argmax(-1)
+        input_ids = torch.cat((input_ids, newest), dim=-1)
+    return input_ids
+
+
 @dataclass(frozen=True)
 class Way:
     """A generation: its model, the arguments of ``generate``, and the settings of CoreVital."""
@@ -114,6 +121,15 @@ WAYS = {
     "guidance": Way(arguments={"guidance_scale": 2.0}),
     "chunked prefill": Way(arguments={"prefill_chunk_size": 5}),
     "summary": Way(settings={"capture": "summary"}),
+    "beam search": Way(prepared=left_padded, arguments={"num_beams": 3}),
+    "beam sampling": Way(arguments={"num_beams": 2, "do_sample": True}),
+    "prompt lookup": Way(arguments={"prompt_lookup_num_tokens": 3}),
+    "guidance": Way(arguments={"guidance_scale": 1.5}),
+    "chunked prefill": Way(prepared=left_padded, arguments={"prefill_chunk_size": 5}),
+    "chunked prefill of a static cache": Way(
+        prepared=static_cache, arguments={"prefill_chunk_size": 5}
+    ),
+    "custom loop": Way(arguments={"custom_generate": decoding_loop}),
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
 
 from corevital.capture.cache import only_appends
@@ -61,7 +60,7 @@ class AssistedRun(GenerationRun):
             raise Unobservable("assisted decoding of embeddings")
         positions = ids.shape[1]
         if self.steps == 0:
-            if cached_positions(kwargs) > 0:
+            if cached_positions(kwargs) != 0:
                 raise Unobservable("assisted decoding that continues a cache")
             positions -= self._length - 1
         if positions < 1:
@@ -144,9 +143,7 @@ class AssistedRun(GenerationRun):
             at_place = {at: state[:, place : place + 1] for at, state in states.items()}
             self.hidden.add(step + place, at_place)
 
-    @torch.no_grad()
-    def finish(self) -> None:
-        """Reduce what is pending, unless the forward passes were given other tokens."""
-        if self.untied is None and not self._ties.hold():
+    def _confirm(self) -> None:
+        """Untie everything if the forward passes were given other tokens."""
+        if not self._ties.hold():
             self.untie(_OTHER_TOKENS)
-        super().finish()

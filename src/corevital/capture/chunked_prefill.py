@@ -22,13 +22,14 @@ class ChunkedPrefill:
         self._prompt_length = prompt_length
         self._passed: int | None = None
         self._forwards = 0
-        self._began_empty = False
+        self._cached: int | Tensor = 0
         self._masks: list[Tensor | None] = []
 
     @property
     def whole(self) -> bool:
         """Whether one forward pass took the whole prompt."""
-        return self._forwards == 1 and self._began_empty
+        empty = isinstance(self._cached, Tensor) or self._cached == 0
+        return self._forwards == 1 and empty
 
     @property
     def mask(self) -> Tensor | None:
@@ -45,6 +46,10 @@ class ChunkedPrefill:
         """Whether the whole prompt passes through the model with the latest forward pass."""
         return self._passed == self._prompt_length
 
+    def began_empty(self) -> bool:
+        """Whether a cache that was taken for empty was; waits for the device."""
+        return not isinstance(self._cached, Tensor) or int(self._cached) == 0
+
     def forward_starts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward pass begins, over a part of the prompt until that is complete.
 
@@ -57,8 +62,8 @@ class ChunkedPrefill:
         if ids is None:
             raise Unobservable("chunked prefill of embeddings")
         if self._passed is None:
-            self._passed = cached_positions(kwargs)
-            self._began_empty = self._passed == 0
+            self._cached = cached_positions(kwargs)
+            self._passed = self._cached if isinstance(self._cached, int) else 0
         self._masks.append(padding_mask(kwargs.get("attention_mask"), self._passed))
         self._forwards += 1
         self._passed += ids.shape[1]

@@ -21,9 +21,15 @@ def given_rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
     return None
 
 
-def cached_positions(kwargs: dict[str, Any]) -> int:
-    """How many positions the cache of a forward pass holds before it."""
+def cached_positions(kwargs: dict[str, Any]) -> int | Tensor:
+    """How many positions the cache of a forward pass holds before it.
+
+    A tensor where asking would mean waiting for a device.
+    """
     cache = kwargs.get("past_key_values")
     if cache is None or not hasattr(cache, "get_seq_length"):
         return 0
-    return int(cache.get_seq_length())
+    length = cache.get_seq_length()
+    if isinstance(length, Tensor) and length.device.type != "cpu":
+        return length.clone()  # the cache counts on in place
+    return int(length)

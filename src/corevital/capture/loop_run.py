@@ -42,6 +42,8 @@ class LoopRun(GenerationRun):
         self._given: list[Tensor | None] = []
         self._tokens: list[Tensor] = []
         self._asked_ns: int | None = None
+        self._returned: Tensor | None = None
+        self._end_ns = 0
 
     def forward_starts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The next forward pass begins, so the token of the one before is known."""
@@ -90,16 +92,19 @@ class LoopRun(GenerationRun):
         if self._token_due:
             self._asked_ns = time.perf_counter_ns()
 
-    @torch.no_grad()
     def settle(self, returned: Tensor | None, end_counter_ns: int) -> None:
-        """Compare the returned sequences with what the forward passes were given."""
-        if self.untied is None:
-            reason = self._mismatch(returned, end_counter_ns)
-            if reason is not None:
-                self.untie(reason)
-        if self.untied is not None:
-            # Not known to be the tokens of the sequences that were returned.
-            self.input_ids = None
+        """Keep the sequences, which tell whether the forward passes were those of their tokens."""
+        self._returned, self._end_ns = returned, end_counter_ns
+
+    def untie(self, reason: str) -> None:
+        """Observe nothing any more: what was seen are not known to be tokens of a sequence."""
+        super().untie(reason)
+        self.input_ids = None
+
+    def _confirm(self) -> None:
+        reason = self._mismatch(self._returned, self._end_ns)
+        if reason is not None:
+            self.untie(reason)
 
     def _mismatch(self, returned: Tensor | None, end_counter_ns: int) -> str | None:
         if not self._given:

@@ -19,7 +19,7 @@ from corevital.capture.compiled import is_compiled
 from corevital.capture.encoder import SIGNALS as ENCODER_SIGNALS
 from corevital.capture.encoder import EncoderObserver
 from corevital.capture.failure import is_own_failure
-from corevital.capture.forward_inputs import given_ids, given_rows
+from corevital.capture.forward_inputs import cached_positions, given_ids, given_rows
 from corevital.capture.hidden import HiddenReducer
 from corevital.capture.layers import DecoderLayers, EncoderLayers, decoder_size
 from corevital.capture.logits import LogitsReducer
@@ -182,7 +182,7 @@ class GenerationRun:
         if self.plan.mode is not CaptureMode.FULL or not self.plan.prompt:
             return
         input_ids = given_ids(args, kwargs)
-        cached = _cached_tokens(kwargs.get("past_key_values"))
+        cached = cached_positions(kwargs)
         reason = _prompt_unobservable(input_ids, cached, self.plan)
         if reason is not None:
             self.unavailable["prompt"] = reason
@@ -472,6 +472,8 @@ class GenerationRun:
     @torch.no_grad()
     def finish(self) -> None:
         """Reduce what is pending; forget what belongs to a step without a token."""
+        if self.untied is None:
+            self._confirm()
         if self.untied is not None:
             self._forget()
         self._states.clear()
@@ -506,6 +508,11 @@ class GenerationRun:
         # What was observed inside has counted its own time already.
         self.seconds = before + time.perf_counter() - started
 
+    def _confirm(self) -> None:
+        """Untie what turns out not to be tied, now that the device may be waited for."""
+        if self._chunks is not None and not self._chunks.began_empty():
+            self.untie("chunked prefill that continues a cache")
+
     def _forget(self) -> None:
         self.logits = LogitsReducer(self.plan.top_k)
         self.hidden = HiddenReducer()
@@ -538,14 +545,6 @@ class GenerationRun:
         if (signal, type(error)) not in _already_logged:
             _already_logged.add((signal, type(error)))
             _logger.warning("Observing %s failed; the generation goes on.", signal, exc_info=error)
-
-
-def _cached_tokens(cache: Any) -> int | Tensor:
-    """How many tokens a cache holds; a tensor where asking would mean waiting for a device."""
-    length = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
-    if isinstance(length, Tensor) and length.device.type != "cpu":
-        return length.clone()  # the cache counts on in place
-    return int(length)
 
 
 def _prompt_unobservable(
