@@ -115,11 +115,6 @@ WAYS = {
         prepared=lambda model: {"input_ids": tiny_prompt(tokens=700).to(model.device)},
         settings={"prompt_max_tokens": 700},
     ),
-    "beam search": Way(arguments={"num_beams": 3}),
-    "beam sampling": Way(arguments={"num_beams": 2, "do_sample": True}),
-    "prompt lookup": Way(arguments={"prompt_lookup_num_tokens": 3}),
-    "guidance": Way(arguments={"guidance_scale": 2.0}),
-    "chunked prefill": Way(arguments={"prefill_chunk_size": 5}),
     "summary": Way(settings={"capture": "summary"}),
     "beam search": Way(prepared=left_padded, arguments={"num_beams": 3}),
     "beam sampling": Way(arguments={"num_beams": 2, "do_sample": True}),
@@ -130,6 +125,9 @@ WAYS = {
         prepared=static_cache, arguments={"prefill_chunk_size": 5}
     ),
     "custom loop": Way(arguments={"custom_generate": decoding_loop}),
+    "encoder-decoder": Way("bart", prepared=left_padded),
+    "encoder-decoder, eager": Way("bart", backend="eager"),
+    "encoder-decoder with a position bias": Way("t5", prepared=left_padded),
 }
 
 
