@@ -98,9 +98,7 @@ class PretendedAccelerator(TorchFunctionMode):
             return func(*args, **given)
         self._waits.calls += 1
         name = getattr(func, "__name__", "")
-        first_on_host = (
-            bool(args) and isinstance(args[0], Tensor) and args[0] in self._waits.on_host
-        )
+        first_on_host = bool(args) and self._on_host(args[0])
         if getattr(func, "__self__", None) is torch.Tensor.device:
             return HOST if first_on_host else ACCELERATOR
         every = (*args, *given.values())
@@ -112,6 +110,12 @@ class PretendedAccelerator(TorchFunctionMode):
         if isinstance(result, Tensor) and (host or (first_on_host and not there)):
             self._waits.on_host[result] = True
         return result
+
+    def _on_host(self, argument: Any) -> bool:
+        """Whether a tensor, or every one of several that are joined, is on the host."""
+        if isinstance(argument, list | tuple) and argument:
+            return all(isinstance(each, Tensor) and self._on_host(each) for each in argument)
+        return isinstance(argument, Tensor) and argument in self._waits.on_host
 
     def _look(
         self,

@@ -161,12 +161,29 @@ class Event:
     def query(self) -> bool:
         return Event.recorded > self._at + 1
 
+    def synchronize(self) -> None:
+        """The generation is over: it is reached."""
 
-def test_escalation_reads_what_has_arrived_and_does_not_wait_for_the_rest(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+
+
+@pytest.mark.usefixtures("events")
+@pytest.mark.parametrize("on", ["repetition", "non_finite", "risk", "repetition,non_finite,risk"])
+def test_an_intervention_decides_by_what_has_arrived(on: str) -> None:
+    way = Way(settings={"intervene": on, "intervene_threshold": 0.01})
+    waits, record = way.generate(way.model(), pretended_accelerator)
+    assert waits.found == []
+    assert record.capture.failures == 0
+    assert record.capture.stop_unavailable is None
+    assert (record.stopped_early is not None) == ("risk" in on)
+
+
+@pytest.mark.usefixtures("events")
+def test_escalation_reads_what_has_arrived_and_does_not_wait_for_the_rest() -> None:
     way = Way(settings={"capture": "on_risk", "high_entropy_bits": 0.001})
     waits, record = way.generate(way.model(), pretended_accelerator)
     assert waits.found == []
@@ -181,6 +198,7 @@ WAITING: dict[str, Callable[[Tensor], Any]] = {
     "format": lambda values: f"{values.sum():.1f}",
     "tolist": lambda values: values.tolist(),
     "numpy": lambda values: values.numpy(),
+    "joined there": lambda values: torch.cat([torch.ones(3), values]).tolist(),
     "cpu": lambda values: values.cpu(),
     "to": lambda values: values.to("cpu"),
     "to another type": lambda values: values.to(HOST, torch.float64),
@@ -203,6 +221,7 @@ NOT_WAITING: dict[str, Callable[[Tensor], Any]] = {
     "slice": lambda values: values[:1].to(values.device, torch.float64),
     "brought there in time": lambda values: torch.ones(3).to(values.device, non_blocking=True),
     "kept on the host": lambda values: torch.ones(3).sum().item(),
+    "joined on the host": lambda values: torch.cat([torch.ones(3), torch.ones(3)]).tolist(),
     "made there": lambda values: torch.zeros(3, device=values.device) + values,
     "nonzero of a fixed size": lambda values: torch.nonzero_static(values, size=4),
 }
