@@ -6,7 +6,6 @@ frame of CoreVital's that does not just pass a call of the model's on.
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from corevital.capture.run import GenerationRun
+from corevital.capture.observation import Observation
 
 ACCELERATOR: Final = torch.device("cuda", 0)
 HOST: Final = torch.device("cpu")
@@ -43,7 +42,7 @@ _BY_DATA: Final = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_sha
 
 
 class Waits:
-    """Where the code of ``package`` waited while it observed; from ``finish`` on it may.
+    """Where the code of ``package`` waited during a generation; once that is over, it may.
 
     ``calls`` counts what it asked of torch; ``on_host`` has the tensors that are not on the
     pretended accelerator.
@@ -219,16 +218,19 @@ class SynchronisationIsAnError(TorchFunctionMode):
 
 
 @contextmanager
-def _until_finish(waits: Waits) -> Iterator[None]:
-    finish = GenerationRun.finish
+def _while_generating(waits: Waits) -> Iterator[None]:
+    active = Observation.active
 
-    @functools.wraps(finish)
-    def allowed(self: GenerationRun) -> None:
-        waits.finishing = True
-        finish(self)
+    @contextmanager
+    def followed(self: Observation) -> Iterator[None]:
+        try:
+            with active(self):
+                yield
+        finally:
+            waits.finishing = True
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GenerationRun, "finish", allowed)
+        patch.setattr(Observation, "active", followed)
         yield
 
 
@@ -236,7 +238,7 @@ def _until_finish(waits: Waits) -> Iterator[None]:
 def pretended_accelerator(package: str = "corevital.") -> Iterator[Waits]:
     """Find what would wait for an accelerator during the one generation inside the block."""
     waits = Waits(package)
-    with _until_finish(waits), DataDependence(waits), PretendedAccelerator(waits):
+    with _while_generating(waits), DataDependence(waits), PretendedAccelerator(waits):
         yield waits
 
 
@@ -244,5 +246,5 @@ def pretended_accelerator(package: str = "corevital.") -> Iterator[Waits]:
 def held_to_no_synchronisation(package: str = "corevital.") -> Iterator[Waits]:
     """Find what waits for CUDA during the one generation inside the block."""
     waits = Waits(package)
-    with _until_finish(waits), SynchronisationIsAnError(waits):
+    with _while_generating(waits), SynchronisationIsAnError(waits):
         yield waits
