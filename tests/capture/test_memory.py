@@ -18,11 +18,10 @@ EARLY, LATE = 63, 383
 
 
 def tensor_bytes() -> int:
-    """Bytes of all tensors that are alive, each memory once."""
+    """Bytes of all plain tensors that are alive, each memory once."""
     gc.collect()
-    storages = (
-        each.untyped_storage() for each in gc.get_objects() if issubclass(type(each), torch.Tensor)
-    )
+    tensors: list[torch.Tensor] = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+    storages = [each.untyped_storage() for each in tensors]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
