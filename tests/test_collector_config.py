@@ -148,7 +148,7 @@ def test_each_file_changes_pipelines_that_no_other_changes() -> None:
 
 
 # The fields that the READMEs of these components document, of those that are used.
-DOCUMENTED: Final = {
+DOCUMENTED: Final[dict[str, dict[str, set[str]]]] = {
     "datadog": {"api": {"site", "key"}},
     "clickhouse": {
         "endpoint": set(),
