@@ -38,6 +38,9 @@ _logger: Final = logging.getLogger(__name__)
 _already_logged: set[tuple[str, type[Exception]]] = set()
 
 _ON_RISK_STEPS: Final = 8
+
+_AttentionResult = tuple[nn.Module, Tensor, Tensor, tuple[Any, ...], dict[str, Any], Tensor | None]
+"""Module, query, key, further arguments, keyword arguments, and the weights returned."""
 _CONTINUED: Final = "the prompt continues a cache"
 
 
@@ -107,6 +110,9 @@ class GenerationRun:
         self._observing_forward = False
         self._token_due = False
         self._inside_attention = False
+        self._puts_by = False
+        self._layers_put_by: list[tuple[nn.Module, tuple[Any, ...], Any]] = []
+        self._attention_put_by: list[_AttentionResult] = []
         self._wrapped: dict[AttentionFunction, AttentionFunction] = {}
         self._not_done: Tensor | None = None
         self._rows_to_stop: Tensor | None = None
@@ -135,7 +141,7 @@ class GenerationRun:
         """The model's forward pass begins."""
         if self._token_due:
             # A second forward pass before the token of the first: not one of the decoding loop.
-            self._observing_forward = False
+            self._observing_forward = self._puts_by = False
             return
         if self._chunks is not None:
             if self.untied is None:
@@ -143,7 +149,9 @@ class GenerationRun:
             if self.untied is not None or not self._chunks.complete:
                 return
         self._observing_forward = True
-        self._states.clear()
+        self._forget_forward()
+        # Of a prompt, everything is reduced at once, to let go of it.
+        self._puts_by = self.steps > 0 and self.encoder is None
         if self.encoder is None:
             self._rows = given_rows(args, kwargs)
         else:
@@ -151,6 +159,11 @@ class GenerationRun:
         self._observed("attention", self._begin_attention, kwargs)
         if self.steps == 0:
             self._begin_prompt(args, kwargs)
+
+    def _forget_forward(self) -> None:
+        self._states.clear()
+        self._layers_put_by.clear()
+        self._attention_put_by.clear()
 
     def _begin_attention(self, kwargs: dict[str, Any]) -> None:
         append_only = only_appends(kwargs.get("past_key_values"))
@@ -195,6 +208,12 @@ class GenerationRun:
 
     def layer_returns(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A decoder layer returns its hidden states."""
+        if self._puts_by:
+            self._layers_put_by.append((module, args, output))
+        else:
+            self._see_layer(module, args, output)
+
+    def _see_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._observing_forward:
             if self.encoder is not None and self.encoder.running:
                 self.encoder.layer_returns(module, args, output, self._observed)
@@ -262,6 +281,7 @@ class GenerationRun:
         """The decoder returns its last hidden states, after the final norm."""
         if not self._observing_forward:
             return
+        self._see_layers_put_by()
         states = self._hidden_states(output)
         if states is None:
             return
@@ -284,9 +304,6 @@ class GenerationRun:
         return wrapped
 
     def _wrap(self, function: AttentionFunction) -> AttentionFunction:
-        position_inside = self._position_inside
-        observe, last = self.attention.observe, self._last
-
         def attention(
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
         ) -> tuple[Tensor, Tensor | None]:
@@ -298,24 +315,48 @@ class GenerationRun:
                 result = function(module, query, key, value, *args, **kwargs)
             finally:
                 self._inside_attention = False
-            position = position_inside.get(id(module))
-            if position is None:
-                if self.encoder is not None:
-                    mask = args[0] if args else kwargs.get("attention_mask")
-                    call = AttentionCall(-1, query, key, mask, result[1], kwargs)
-                    self._other_attention(self.encoder, module, call)
-            elif (self._everything or position == last) and "attention" not in self.unavailable:
-                mask = args[0] if args else kwargs.get("attention_mask")
-                call = AttentionCall(position, query, key, mask, result[1], kwargs)
-                try:
-                    observe(call)
-                except Exception as error:
-                    self._fail("attention", error)
-                if self._reading_prompt is not None:
-                    self._observed("prompt", self._reading_prompt.attention, call)
+            if self._puts_by:
+                self._attention_put_by.append((module, query, key, args, kwargs, result[1]))
+            else:
+                self._see_attention(module, query, key, args, kwargs, result[1])
             return result
 
         return attention
+
+    def _see_attention(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        weights: Tensor | None,
+    ) -> None:
+        position = self._position_inside.get(id(module))
+        if position is None:
+            if self.encoder is not None:
+                mask = args[0] if args else kwargs.get("attention_mask")
+                call = AttentionCall(-1, query, key, mask, weights, kwargs)
+                self._other_attention(self.encoder, module, call)
+        elif (self._everything or position == self._last) and "attention" not in self.unavailable:
+            mask = args[0] if args else kwargs.get("attention_mask")
+            call = AttentionCall(position, query, key, mask, weights, kwargs)
+            try:
+                self.attention.observe(call)
+            except Exception as error:
+                self._fail("attention", error)
+            if self._reading_prompt is not None:
+                self._observed("prompt", self._reading_prompt.attention, call)
+
+    def _see_layers_put_by(self) -> None:
+        for module, args, output in self._layers_put_by:
+            self._see_layer(module, args, output)
+        self._layers_put_by.clear()
+
+    def _see_attention_put_by(self) -> None:
+        for each in self._attention_put_by:
+            self._see_attention(*each)
+        self._attention_put_by.clear()
 
     def _other_attention(
         self, encoder: EncoderObserver, module: nn.Module, call: AttentionCall
@@ -336,6 +377,12 @@ class GenerationRun:
         """The model's forward pass ends: the step's rows and states are complete."""
         if not self._observing_forward:
             return
+        if self._puts_by:
+            # Between two layers the caches hold the model's weights: looking at all layers together
+            # takes less than half the time of looking at each when it returns.
+            self._puts_by = False
+            self._see_layers_put_by()
+            self._see_attention_put_by()
         self._observing_forward = False
         self._token_due = True
         if self.watch is not None:
@@ -476,8 +523,8 @@ class GenerationRun:
             self._confirm()
         if self.untied is not None:
             self._forget()
-        self._states.clear()
-        self._observing_forward = False
+        self._forget_forward()
+        self._observing_forward = self._puts_by = False
         if self.input_ids is not None:
             self._observed("logits", self._reduce_logits)
         self._observed("hidden", self.hidden.reduce)
