@@ -183,6 +183,15 @@ def test_an_intervention_decides_by_what_has_arrived(on: str) -> None:
 
 
 @pytest.mark.usefixtures("events")
+def test_an_intervention_on_an_encoder_decoder_does_not_wait_either() -> None:
+    way = Way("t5", settings={"intervene": "risk", "intervene_threshold": 0.01})
+    waits, record = way.generate(way.model(), pretended_accelerator)
+    assert waits.found == []
+    assert record.capture.stop_unavailable is None
+    assert record.stopped_early is not None
+
+
+@pytest.mark.usefixtures("events")
 def test_escalation_reads_what_has_arrived_and_does_not_wait_for_the_rest() -> None:
     way = Way(settings={"capture": "on_risk", "high_entropy_bits": 0.001})
     waits, record = way.generate(way.model(), pretended_accelerator)

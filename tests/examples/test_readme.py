@@ -20,7 +20,7 @@ PAGES = [README, (ROOT / "examples" / "README.md").read_text()]
 HUB_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 # What begins like an attribute's name and is none.
-OTHER_NAMES = {"corevital.*"}
+OTHER_NAMES = {"corevital.*", "corevital.intervene"}
 
 
 def blocks(language: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from opentelemetry.trace import StatusCode
 from transformers import LogitsProcessor, LogitsProcessorList
 
 import corevital
+from tests.calibration.tiny import risk_file
 from tests.forcing import forcing
 from tests.instrumentation import attributes, counted, points
 from tests.models import GenerativeModel, tiny_model, tiny_prompt
@@ -204,6 +206,17 @@ def test_the_text_of_an_encoder_decoder_model_is_watched(
     assert 96 < result.shape[1] <= 193
     assert torch.equal(result, plain[:, : result.shape[1]])
     assert intervention(telemetry.spans()[0])["reason"] == "repetition"
+
+
+def test_the_calibrated_risk_of_an_encoder_decoder_is_not_told_before_its_end(
+    telemetry: Telemetry, instrument: Instrument, tmp_path: Path
+) -> None:
+    model = tiny_model("t5")
+    instrument(intervene="risk", calibration=[risk_file(model, tmp_path)])
+    say_loop(model, max_new_tokens=20)
+
+    (span,) = telemetry.spans()
+    assert "told at its end only" in intervention(span)["unavailable"]
 
 
 def test_accepted_tokens_of_assisted_decoding_are_watched(

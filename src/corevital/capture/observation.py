@@ -293,8 +293,8 @@ class Observation:
             prompt=columns.prompt[row],
             finish_reason="stop" if stopped else self._length_reason(steps),
             prompt_hash=prompt_hash(model.name, columns.prompt_ids[row]),
-            cross_attention=columns.cross_attention_columns(row, steps) if tied else None,
-            encoder=columns.encoder[row] if columns.encoder is not None else None,
+            cross_attention=columns.cross_attention_columns(row, steps) if observed else None,
+            encoder=columns.encoder[row] if columns.encoder and self._reason is None else None,
             decoder_prompt_tokens=(
                 self.run.prompt_length if self.run.encoder is not None else None
             ),

@@ -56,6 +56,10 @@ class Snapshot:
         seen.attention = copy.copy(run.attention)
         seen.attention.chunks = self._chunks(run.attention.chunks) if layers else []
         seen.attention.previous_token = self._chunks(run.attention.previous_token) if layers else []
+        # Of an encoder-decoder, only what the decoder's own steps say.
+        seen.cross_attention = copy.copy(run.cross_attention)
+        seen.cross_attention.chunks = []
+        seen.encoder = None
         prefill = run.certain_prefill
         seen.prefill = self._prefill(prefill) if layers and prefill is not None else None
 

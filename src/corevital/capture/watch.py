@@ -40,6 +40,7 @@ hardly changes sooner."""
 
 _SEEN: Final = Captured(available=True)
 _NOTHING_SEEN: Final = "nothing was seen in the forward pass"
+_ENCODER: Final = "the calibrated risk of an encoder-decoder is told at its end only"
 _IN_PROGRESS: Final = CaptureReport(CaptureMode.SUMMARY, _SEEN, _SEEN, _SEEN, _SEEN)
 
 
@@ -235,6 +236,9 @@ class InterventionWatch:
     def _snapshot(self, run: GenerationRun, steps: int) -> Snapshot | None:
         self._next_risk_step = steps + max(LEAST_RISK_INTERVAL, steps // RISK_INTERVALS)
         if not self._watches(Condition.RISK):
+            return None
+        if run.encoder is not None and self._plan.needs_layers:
+            self.unwatched[Condition.RISK] = _ENCODER
             return None
         run.reduce_so_far(attention=self._plan.needs_layers)
         if "logits" in run.unavailable:
