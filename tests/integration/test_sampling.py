@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from corevital import semconv
+from corevital.assess import signals
 from tests.integration.conftest import StartCollector
 from tests.integration.overlays import BASE, to_receiver
 from tests.integration.servers import COLLECTOR_CONFIG
@@ -24,7 +25,8 @@ HEALTHY: dict[str, Any] = {
     semconv.REPETITION_DETECTED: False,
     semconv.MID_LAYER_ANOMALY: False,
     semconv.ATTENTION_COLLAPSE: False,
-    semconv.SIGNAL_NAMES: [],
+    # Sound text often has it.
+    semconv.SIGNAL_NAMES: [signals.CONFIDENT_REPETITION_RISK],
     semconv.CONSISTENCY_VIOLATIONS: [],
 }
 RISKY: dict[str, dict[str, Any]] = {
@@ -35,7 +37,11 @@ RISKY: dict[str, dict[str, Any]] = {
     "a loop": {semconv.REPETITION_DETECTED: True},
     "middle layers": {semconv.MID_LAYER_ANOMALY: True},
     "attention": {semconv.ATTENTION_COLLAPSE: True},
-    "compound signal": {semconv.SIGNAL_NAMES: ["context_loss"]},
+    **{
+        name: {semconv.SIGNAL_NAMES: [signals.CONFIDENT_REPETITION_RISK, name]}
+        for name in signals.SEVERITY
+        if name != signals.CONFIDENT_REPETITION_RISK
+    },
     "failure of the capture": {semconv.CAPTURE_FAILURES: 1},
     "contradiction": {semconv.CONSISTENCY_VIOLATIONS: ["steps: 3 is not 4"]},
 }
