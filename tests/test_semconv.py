@@ -117,7 +117,7 @@ def generate(model: GenerativeModel, inputs: Any = None, **options: Any) -> None
     model.generate(**given, **({"max_new_tokens": 6, "do_sample": False} | options))
 
 
-def model_with(change: Callable[[Any], None], **config: Any) -> GenerativeModel:
+def model_with(change: Callable[[Any], None], **config: int) -> GenerativeModel:
     model = tiny_model("llama", **config)
     with torch.no_grad():
         change(model)
@@ -157,6 +157,7 @@ def generate_everything(loaded: LoadedModel) -> None:
         stop_strings=["\n\n\n"],
         tokenizer=loaded.tokenizer,
     )
+    # More layers at fault than a span names.
     generate(model_with(break_layer, num_hidden_layers=16))
     generate(model_with(collapse_attention), max_new_tokens=12)
     loop = [40, 41, 42] * 64 + [50]
