@@ -240,12 +240,12 @@ class AttentionReducer:
         """Keep what one layer's attention needs for its newest row."""
         position, query, key, mask, weights, options = call
         given = query if weights is None else weights
-        queries = query.shape[2]
+        queries = query.size(2)
         # A copy where a view would keep the queries of a whole prompt alive.
         row = given if queries == 1 else given[:, :, -self._kept :].clone()
-        keys = key.shape[2]
+        keys = key.size(2)
         previous = self._keys.get(position)
-        if previous is not None and keys != previous.shape[2] + self._kept * self._keys_per_step:
+        if previous is not None and keys != previous.size(2) + self._kept * self._keys_per_step:
             # Not what was appended to: the pending steps can no longer be read from it.
             self.reduce()
         # The latest keys replace those before, so that an outgrown cache is let go at once.

@@ -88,7 +88,12 @@ class Prefill:
         """The model's own logits ``[B, 1 or P, V]``, which those for the surprisal must equal."""
         head = getattr(model, "get_output_embeddings", lambda: None)()
         if self._last_states is not None and isinstance(head, nn.Module):
-            self.surprisal, newest = prompt_surprisal(self._last_states, head, self._input_ids)
+            each = answers_to_each(self._input_ids, self.valid)
+            surprisal, newest = prompt_surprisal(
+                self._last_states[::each], head, self._input_ids[::each]
+            )
+            self.surprisal = surprisal.repeat_interleave(each, dim=0)
+            newest = newest.repeat_interleave(each, dim=0)
             self.surprisal_error = (newest - logits[:, -1 - self._candidates].float()).abs().max()
         self.attention_maps.reduce()
         self.transformation.reduce()
@@ -99,3 +104,22 @@ class Prefill:
         self._last_states = None
         self.attention_maps.release()
         self.transformation.release()
+
+
+def answers_to_each(input_ids: Tensor, valid: Tensor) -> int:
+    """How many rows of a batch have each prompt, one behind the other, as several answers do.
+
+    Args:
+        input_ids: ``[B, P]``.
+        valid: ``[B, P]`` boolean, False at padding.
+
+    Returns:
+        A divisor of ``B``; 1 on an accelerator, which would have to be waited for.
+    """
+    if input_ids.device.type != "cpu":
+        return 1
+    same_token, same_padding = (each[1:] == each[:-1] for each in (input_ids, valid))
+    same = [*(same_token & same_padding).all(-1).tolist(), False]
+    count = same.index(False) + 1
+    inside = (found for place, found in enumerate(same, 1) if place % count)
+    return count if len(same) % count == 0 and all(inside) else 1
