@@ -111,6 +111,11 @@ SCHEMA: dict[str, Any] = {
         "hidden": AVAILABILITY,
         "attention": AVAILABILITY,
         "prompt": AVAILABILITY,
+        "cross_attention": type(None),
+        "encoder_hidden": type(None),
+        "encoder_attention": type(None),
+        "stop_conditions": [str],
+        "stop_unavailable": (str, type(None)),
     },
     "timing": {
         "time_to_first_token": (*NUMBER, type(None)),

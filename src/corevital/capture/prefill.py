@@ -85,7 +85,13 @@ class Prefill:
             raise Unobservable(f"the layers see {positions} positions for {tokens} prompt tokens")
 
     def logits(self, model: nn.Module, logits: Tensor) -> None:
-        """The model's own logits ``[B, 1 or P, V]``, which those for the surprisal must equal."""
+        """The model's own logits ``[B, 1 or P, V]``, which those for the surprisal must equal.
+
+        Raises:
+            Unobservable: they do not reach the prompt's last token, which candidates follow.
+        """
+        if logits.shape[1] <= self._candidates:
+            raise Unobservable("the logits do not reach the prompt's last token")
         head = getattr(model, "get_output_embeddings", lambda: None)()
         if self._last_states is not None and isinstance(head, nn.Module):
             each = answers_to_each(self._input_ids, self.valid)

@@ -41,8 +41,11 @@ observed. Entropy and surprisal are in bits, times in seconds.
     ``anomalies`` (``quantity``, ``layers``, ``worst_layer``, ``direction``, ``distance``,
     ``description``); ``null`` without one. ``refused``: why files were not applied, or ``null``.
 ``capture``
-    ``mode``, ``full_from_step``, ``failures``, and for ``logits``, ``hidden``, ``attention`` and
-    ``prompt`` whether it is ``available`` and, if not, the ``reason``.
+    ``mode``, ``full_from_step``, ``failures``, and for ``logits``, ``hidden``, ``attention``,
+    ``prompt``, ``cross_attention``, ``encoder_hidden`` and ``encoder_attention`` whether it is
+    ``available`` and, if not, the ``reason``; the last three are ``null`` without an encoder.
+    ``stop_conditions``: what was to stop the generation; ``stop_unavailable``: which of these could
+    not be told, and why, or ``null``.
 ``timing``
     ``time_to_first_token``, ``tokens_per_second``, ``duration``, ``capture`` (CoreVital's own).
 ``fingerprint``, ``consistency``
