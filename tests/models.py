@@ -186,3 +186,8 @@ def tiny_prompt(batch: int = 1, tokens: int = 12, *, seed: int = 0) -> torch.Ten
     """Return random token ids without special tokens, ``[batch, tokens]``."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(3, VOCABULARY, (batch, tokens), generator=generator)
+
+
+def tiny_features(batch: int = 1, *, seed: int = 0) -> torch.Tensor:
+    """Return random audio features for the tiny "whisper", ``[batch, 8, 40]``."""
+    return torch.randn(batch, 8, 40, generator=torch.Generator().manual_seed(seed))

@@ -56,6 +56,13 @@ def patchable() -> Patchable:
     return found
 
 
+SERVERS = (
+    "transformers.generation.continuous_batching",
+    "transformers.cli.serving",
+    "transformers.commands.serving",
+)
+
+
 def patched(before: Patchable) -> set[tuple[str, str]]:
     """What is no longer the object that it was, or has come to a class that did not have it."""
     now = patchable()
@@ -105,12 +112,16 @@ def test_patches_are_few_and_all_undone(telemetry: Telemetry, original: Patchabl
     with instrumented(telemetry):
         inside = patched(original)
 
-    assert {
+    of_servers = {patch for patch in inside if patch[0].startswith(SERVERS)}
+    assert inside - of_servers == {
         ("transformers.generation.utils.GenerationMixin", "generate"),
+        ("transformers.modeling_layers.GradientCheckpointingLayer", "__call__"),
         (f"transformers.modeling_utils.{AttentionInterface.__name__}", LOOKUP),
+        ("transformers.modeling_utils.PreTrainedModel", "__call__"),
         ("transformers.tokenization_utils_base.PreTrainedTokenizerBase", "apply_chat_template"),
-    } <= inside
-    assert len(inside) <= 15
+    }
+    # Of continuous batching, and of `transformers serve` where another test has imported it.
+    assert len(of_servers) <= 9 + 2
     assert patched(original) == set()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from corevital import GenerationRecord
 from tests.capture.forced_encoder_decoder import Forced
 from tests.capture.observe import everything_equal, observe
-from tests.models import HEADS, LAYERS, GenerativeModel, tiny_model, tiny_prompt
+from tests.models import HEADS, LAYERS, GenerativeModel, tiny_features, tiny_model, tiny_prompt
 from tests.zoo.architectures import COMPLETE, Architecture
 
 FAMILIES = ("t5", "bart", "marian", "whisper")
@@ -28,8 +28,7 @@ T5_HAS_ITS_OWN_ATTENTION = transformers.__version__.startswith("4.")
 def prompts(family: str, batch: int = 1) -> dict[str, Tensor]:
     """What ``generate`` is given, without padding."""
     if family == "whisper":
-        random = torch.Generator().manual_seed(0)
-        return {"input_features": torch.randn(batch, 8, 40, generator=random)}
+        return {"input_features": tiny_features(batch)}
     ids = tiny_prompt(batch)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
