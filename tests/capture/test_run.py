@@ -294,6 +294,8 @@ def test_what_was_generated_before_an_exception_is_complete(tokens: int) -> None
     assert_record_equals_outputs(record, expected)
 
 
+# Of the masks of 4.57 the compiler itself makes an instance of what should have none.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("in_place", [False, True])
 def test_a_compiled_forward_pass_gives_its_logits_and_says_what_is_missing(in_place: bool) -> None:
     model = tiny_model("llama")

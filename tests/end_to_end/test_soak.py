@@ -115,10 +115,14 @@ def difference(left: Any, right: Any, place: str = "record") -> str | None:
 
 
 class Soak:
-    """Jobs that threads take in turn, each done with nothing else going on to begin with."""
+    """Jobs that threads take in turn, each done with nothing else going on to begin with.
 
-    def __init__(self, jobs: dict[str, Job], records: Records) -> None:
+    The threads stay the same: linear algebra keeps scratch memory for every thread there has been.
+    """
+
+    def __init__(self, jobs: dict[str, Job], records: Records, threads: ThreadPoolExecutor) -> None:
         self._jobs = jobs
+        self._threads = threads
         self._records = records
         self._expected = {name: records.of(job) for name, job in jobs.items()}
         self._lock = threading.Lock()
@@ -141,9 +145,8 @@ class Soak:
                     name = next(names)
                 self._do(name)
 
-        with ThreadPoolExecutor(THREADS) as threads:
-            for thread in [threads.submit(work) for _ in range(THREADS)]:
-                thread.result()
+        for thread in [self._threads.submit(work) for _ in range(THREADS)]:
+            thread.result()
 
     def _do(self, name: str) -> None:
         found = difference(self._expected[name], self._records.of(self._jobs[name]))
@@ -178,13 +181,16 @@ def test_threads_do_not_disturb_each_other_and_nothing_grows(
     tracer_provider = TracerProvider(shutdown_on_exit=False)
     models = {"smollm2": smollm2.model, "gemma2": tiny_model("gemma2")}
     each = {f"{name}, {job}": do for name, of in models.items() for job, do in jobs(of).items()}
-    with instrumented(
-        telemetry,
-        tracer_provider=tracer_provider,
-        logger_provider=None,
-        on_generation=records.keep,
+    with (
+        instrumented(
+            telemetry,
+            tracer_provider=tracer_provider,
+            logger_provider=None,
+            on_generation=records.keep,
+        ),
+        ThreadPoolExecutor(THREADS) as threads,
     ):
-        soak = Soak(each, records)
+        soak = Soak(each, records, threads)
         soak.run(seconds / 2)
         objects, memory = live_objects(), resident_bytes()
         soak.run(seconds / 2)
