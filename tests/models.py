@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -191,3 +191,13 @@ def tiny_prompt(batch: int = 1, tokens: int = 12, *, seed: int = 0) -> torch.Ten
 def tiny_features(batch: int = 1, *, seed: int = 0) -> torch.Tensor:
     """Return random audio features for the tiny "whisper", ``[batch, 8, 40]``."""
     return torch.randn(batch, 8, 40, generator=torch.Generator().manual_seed(seed))
+
+
+def padded_prompts(padding: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Return tiny prompts with so many positions of padding on the left, and their mask."""
+    prompts = tiny_prompt(batch=len(padding), seed=2)
+    mask = torch.ones_like(prompts)
+    for row, positions in enumerate(padding):
+        prompts[row, :positions] = 0
+        mask[row, :positions] = 0
+    return {"input_ids": prompts, "attention_mask": mask}

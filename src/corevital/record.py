@@ -75,7 +75,20 @@ class LogitColumns:
 
 
 @dataclass(frozen=True, slots=True)
-class HiddenColumns:
+class StateStatistics:
+    """Statistics of hidden states over their width, per layer: what those of all stacks share."""
+
+    layers: Ints
+    mean: Floats
+    std: Floats
+    l2_norm: Floats
+    max_abs: Floats
+    clip_fraction: Floats
+    non_finite: Bools
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenColumns(StateStatistics):
     """Statistics of the newest token's hidden state per layer, clamped to +-1e6.
 
     ``layers`` ``[L]`` holds the zero-based layer indices; the last layer's state is the one after
@@ -87,13 +100,6 @@ class HiddenColumns:
     ``k`` steps before, NaN where there is none.
     """
 
-    layers: Ints
-    mean: Floats
-    std: Floats
-    l2_norm: Floats
-    max_abs: Floats
-    clip_fraction: Floats
-    non_finite: Bools
     last_layer_cosine: Floats
     lag_cosine: NDArray[np.float16] | None = None
 
@@ -113,7 +119,24 @@ class PreviousTokenWeight:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionColumns:
+class HeadStatistics:
+    """Statistics of attention rows over heads, per layer: what those of all attentions share."""
+
+    layers: Ints
+    heads: Ints
+    entropy_mean: Floats
+    entropy_min: Floats
+    entropy_max: Floats
+    normalized_entropy_mean: Floats
+    concentration_max: Floats
+    concentration_min: Floats
+    collapsed_heads: Ints
+    focused_heads: Ints
+    non_finite: Bools
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionColumns(HeadStatistics):
     """Statistics of the newest token's attention row, over heads, per layer.
 
     ``layers`` ``[L]`` holds zero-based layer indices, ``heads`` ``[L]`` the number of heads.
@@ -124,22 +147,11 @@ class AttentionColumns:
     Columns have shape ``[S, L]``. ``previous_token_weight`` is observed in ``full`` capture only.
     """
 
-    layers: Ints
-    heads: Ints
-    entropy_mean: Floats
-    entropy_min: Floats
-    entropy_max: Floats
-    normalized_entropy_mean: Floats
-    concentration_max: Floats
-    concentration_min: Floats
-    collapsed_heads: Ints
-    focused_heads: Ints
-    non_finite: Bools
     previous_token_weight: PreviousTokenWeight | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderHidden:
+class EncoderHidden(StateStatistics):
     """Statistics of an encoder's hidden states, over the positions that are no padding, per layer.
 
     As in ``HiddenColumns``, but means over positions; ``max_abs`` is the largest of any position,
@@ -147,17 +159,9 @@ class EncoderHidden:
     the encoder's layers; all columns have shape ``[L]``.
     """
 
-    layers: Ints
-    mean: Floats
-    std: Floats
-    l2_norm: Floats
-    max_abs: Floats
-    clip_fraction: Floats
-    non_finite: Bools
-
 
 @dataclass(frozen=True, slots=True)
-class EncoderAttention:
+class EncoderAttention(HeadStatistics):
     """Statistics of an encoder's self-attention over heads and positions, per layer.
 
     As in ``AttentionColumns``, of each head's mean over the positions that are no padding:
@@ -165,18 +169,6 @@ class EncoderAttention:
     ``concentration_*`` are the largest weight of any head's and position's row, its maximum and
     minimum. All columns have shape ``[L]``.
     """
-
-    layers: Ints
-    heads: Ints
-    entropy_mean: Floats
-    entropy_min: Floats
-    entropy_max: Floats
-    normalized_entropy_mean: Floats
-    concentration_max: Floats
-    concentration_min: Floats
-    collapsed_heads: Ints
-    focused_heads: Ints
-    non_finite: Bools
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,14 +73,14 @@ class Forced:
         return self._rows(self._outputs.cross_attentions, causal=False)
 
     def _rows(self, attentions: Any, *, causal: bool) -> dict[str, Array]:
-        columns: dict[str, list[list[float]]] = {}
+        columns: dict[str, list[float]] = {}
         steps = range(self._first, attentions[0].shape[2])
         for query in steps:
             for layer in attentions:
                 rows = layer[0, :, query].double().numpy()
                 seen = rows[:, : query + 1] if causal else rows
                 for name, value in row_statistics(seen).items():
-                    columns.setdefault(name, []).append(value)  # type: ignore[arg-type]
+                    columns.setdefault(name, []).append(value)
         shape = (len(steps), len(attentions))
         return {name: np.asarray(values).reshape(shape) for name, values in columns.items()}
 

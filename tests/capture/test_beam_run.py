@@ -12,7 +12,7 @@ from corevital import GenerationRecord
 from corevital.record import CaptureMode
 from tests.capture.observe import everything_equal, observe, observing
 from tests.capture.teacher_forcing import assert_records_equal_forced
-from tests.models import GenerativeModel, tiny_model, tiny_prompt
+from tests.models import GenerativeModel, padded_prompts, tiny_model, tiny_prompt
 from tests.smollm2 import LoadedModel
 
 PROMPT = 12
@@ -33,15 +33,6 @@ def beams(
     assert everything_equal(result, plain)
     assert torch.equal(torch.get_rng_state(), random_state)
     return getattr(result, "sequences", result), records
-
-
-def padded_prompts() -> dict[str, torch.Tensor]:
-    prompts = tiny_prompt(batch=len(PADDING), seed=2)
-    mask = torch.ones_like(prompts)
-    for row, padding in enumerate(PADDING):
-        prompts[row, :padding] = 0
-        mask[row, :padding] = 0
-    return {"input_ids": prompts, "attention_mask": mask}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +99,12 @@ def test_sequences_that_end_at_different_lengths(arguments: dict[str, Any]) -> N
     model = tiny_model("llama")
     answers = arguments.get("num_return_sequences", 1)
     sequences, records = beams(
-        model, **padded_prompts(), num_beams=4, eos_token_id=ENDS, max_new_tokens=40, **arguments
+        model,
+        **padded_prompts(PADDING),
+        num_beams=4,
+        eos_token_id=ENDS,
+        max_new_tokens=40,
+        **arguments,
     )
     padding = [each for each in PADDING for _ in range(answers)]
     assert_records_equal_forced(records, model, sequences, PROMPT, padding)
@@ -152,8 +148,8 @@ def test_what_fills_up_a_shorter_sequence_is_no_step() -> None:
 
 def test_the_prompt_is_that_of_each_sequence() -> None:
     model = tiny_model("llama")
-    _, records = beams(model, **padded_prompts(), num_beams=3, num_return_sequences=2)
-    _, expected = observe(model, **padded_prompts(), max_new_tokens=2)
+    _, records = beams(model, **padded_prompts(PADDING), num_beams=3, num_return_sequences=2)
+    _, expected = observe(model, **padded_prompts(PADDING), max_new_tokens=2)
     for place, record in enumerate(records):
         alone = expected[place // 2]
         assert record.prompt_hash == alone.prompt_hash
@@ -207,10 +203,10 @@ class Interruption(Exception):
 
 
 class Interrupts(LogitsProcessor):
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if input_ids.shape[1] > PROMPT + 3:
             raise Interruption
-        return scores  # type: ignore[return-value]
+        return scores
 
 
 def test_a_search_that_is_interrupted_has_chosen_no_sequence() -> None:

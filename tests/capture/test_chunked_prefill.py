@@ -11,20 +11,11 @@ from corevital.capture.chunked_prefill import ChunkedPrefill
 from corevital.capture.unobservable import Unobservable
 from tests.capture.observe import observe
 from tests.capture.teacher_forcing import assert_records_equal_forced
-from tests.models import tiny_model, tiny_prompt
+from tests.models import padded_prompts, tiny_model, tiny_prompt
 from tests.smollm2 import LoadedModel
 
 PROMPT = 12
 PADDING = [0, 2, 7]
-
-
-def padded_prompts() -> dict[str, torch.Tensor]:
-    prompts = tiny_prompt(batch=len(PADDING), seed=2)
-    mask = torch.ones_like(prompts)
-    for row, padding in enumerate(PADDING):
-        prompts[row, :padding] = 0
-        mask[row, :padding] = 0
-    return {"input_ids": prompts, "attention_mask": mask}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +34,7 @@ def test_every_column_is_that_of_the_sequence(backend: str, size: int, cache: st
     model = tiny_model("llama", attn_implementation=backend)
     # 4.57 gives the tokens of a padded prompt other positions in chunks than it does otherwise.
     padded = not hasattr(model, "_prefill_chunking")
-    inputs = padded_prompts() if padded else {"input_ids": tiny_prompt(batch=3)}
+    inputs = padded_prompts(PADDING) if padded else {"input_ids": tiny_prompt(batch=3)}
     arguments: dict[str, Any] = {
         "max_new_tokens": 6,
         "prefill_chunk_size": size,

@@ -9,9 +9,7 @@ from corevital.capture.cross_attention import attention_places
 from corevital.capture.layers import find_decoder_layers, find_encoder_layers
 from tests.capture.observe import observe
 from tests.models import tiny_model
-from tests.zoo.architectures import COMPLETE, Architecture
-
-in_this_release = pytest.mark.skipif(not COMPLETE, reason="of another release")
+from tests.zoo.architectures import Architecture, in_this_release
 
 
 def named(model: nn.Module, places: dict[int, int]) -> dict[str, int]:

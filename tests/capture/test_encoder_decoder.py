@@ -14,14 +14,13 @@ from corevital import GenerationRecord
 from tests.capture.forced_encoder_decoder import Forced
 from tests.capture.observe import everything_equal, observe
 from tests.models import HEADS, LAYERS, GenerativeModel, tiny_features, tiny_model, tiny_prompt
-from tests.zoo.architectures import COMPLETE, Architecture
+from tests.zoo.architectures import Architecture, in_this_release
 
 FAMILIES = ("t5", "bart", "marian", "whisper")
 TEXT = ("t5", "bart", "marian")
 BACKENDS = ("sdpa", "eager")
 TOLERANCE = 2e-3
 PADDING = 5
-in_this_release = pytest.mark.skipif(not COMPLETE, reason="of another release")
 T5_HAS_ITS_OWN_ATTENTION = transformers.__version__.startswith("4.")
 
 

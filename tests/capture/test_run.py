@@ -276,10 +276,10 @@ class InterruptsAt(LogitsProcessor):
     def __init__(self, length: int) -> None:
         self._length = length
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if input_ids.shape[1] == self._length:
             raise Interruption
-        return scores  # type: ignore[return-value]
+        return scores
 
 
 @pytest.mark.parametrize("tokens", [3, MOST_STEPS, MOST_STEPS + 8])
