@@ -143,7 +143,7 @@ def encoder_with_nan() -> GenerativeModel:
 def generate_everything(loaded: LoadedModel) -> None:
     """Generations that between them show everything that CoreVital can say."""
     speaker = tiny_model("llama", vocab_size=len(loaded.tokenizer))
-    streamer = TextStreamer(loaded.tokenizer)  # type: ignore[arg-type, unused-ignore]
+    streamer = TextStreamer(loaded.tokenizer)
     generate(speaker, loaded.chat("Why are zebras striped?"), streamer=streamer)
     torch.manual_seed(0)
     generate(

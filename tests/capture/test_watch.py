@@ -254,7 +254,7 @@ class TestRisk:
         assert stopped.reason == "risk"
 
 
-class Streamed(BaseStreamer):  # type: ignore[misc, unused-ignore]
+class Streamed(BaseStreamer):
     """Keeps what is streamed."""
 
     def __init__(self) -> None:

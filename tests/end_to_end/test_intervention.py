@@ -23,7 +23,7 @@ def test_a_loop_ends_and_everything_before_it_is_what_it_was(
     prompt = inputs["input_ids"].shape[1]
     arguments = {**inputs, "do_sample": False, "max_new_tokens": LIMIT}
     plain = smollm2.model.generate(**arguments)
-    streamer = TextIteratorStreamer(smollm2.tokenizer, skip_prompt=True)  # type: ignore[arg-type, unused-ignore]
+    streamer = TextIteratorStreamer(smollm2.tokenizer, skip_prompt=True)
     results: list[torch.Tensor] = []
 
     def generate() -> None:

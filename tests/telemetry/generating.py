@@ -22,7 +22,7 @@ def greedy(model: GenerativeModel, prompt: torch.Tensor | None = None, **options
     return model.generate(tiny_prompt() if prompt is None else prompt, **settings)
 
 
-class OnToken(BaseStreamer):  # type: ignore[misc, unused-ignore]
+class OnToken(BaseStreamer):
     """A streamer that calls a function with the place of every new token."""
 
     def __init__(self, act: Callable[[int], object]) -> None:

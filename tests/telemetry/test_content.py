@@ -384,7 +384,7 @@ def test_the_tokenizer_of_a_plain_prompt_is_found(
     if source == "argument":
         options["tokenizer"] = tokenizer
     elif source == "streamer":
-        options["streamer"] = TextStreamer(tokenizer)  # type: ignore[arg-type, unused-ignore]
+        options["streamer"] = TextStreamer(tokenizer)
     prompt = "Zebras are striped because"
     generate(speaker, tokenizer(prompt, return_tensors="pt"), **options)
 

@@ -51,7 +51,7 @@ class Interruption(Exception):
     """What a user's own code raises in the middle of a generation."""
 
 
-class Collector(BaseStreamer):  # type: ignore[misc, unused-ignore]
+class Collector(BaseStreamer):
     """Keeps what is streamed."""
 
     def __init__(self) -> None:
