@@ -27,10 +27,9 @@ from corevital.record import (
 from tests.zoo.architectures import Architecture, architectures, zoo
 from tests.zoo.differential import Observation, observed, subjects
 from tests.zoo.modes import MODES
-from tests.zoo.overrides import LEFT_OUT
+from tests.zoo.overrides import LEFT_OUT, MORE
 
 TARGET: Final = Path(__file__).with_name("compatibility.md")
-_OWN_GENERATE: Final = "has a `generate` of its own"
 _EVERYTHING: Final = "all"
 
 Columns = HiddenColumns | AttentionColumns | EncoderHidden | EncoderAttention
@@ -38,14 +37,15 @@ Columns = HiddenColumns | AttentionColumns | EncoderHidden | EncoderAttention
 HEAD: Final = """# Compatibility
 
 What CoreVital observes of every architecture with which `transformers` {version} generates text
-from text or speech: a tiny model of each, with random weights, decoded in each of the ways below,
-on a CPU and with the default attention implementation. `python -m docs.generate_compatibility`
-writes this page from what it sees.
+from text or speech, and of some that make audio: a tiny model of each, with random weights, decoded
+in each of the ways below, on a CPU and with the default attention implementation.
+`python -m docs.generate_compatibility` writes this page from what it sees.
 
 `transformers` maps {mapped} pairs of model type and class to causal, sequence-to-sequence and
-speech-to-text generation; {built} of them are here, {left_out} [cannot be](#left-out). In every
-mode, the outputs of all of them are the same with CoreVital and without, bit for bit, and so are
-the exceptions: `tests/end_to_end/test_differential.py` checks it.
+speech-to-text generation; {built} of them are here, {left_out} [cannot be](#left-out), and there
+are {more} more, which make audio from text and have a `generate` of their own. In every mode, the
+outputs of all of them are the same with CoreVital and without, bit for bit, and so are the
+exceptions: `tests/end_to_end/test_differential.py` checks it.
 
 ## Decoding modes
 
@@ -124,8 +124,9 @@ def page(rows: Sequence[Row]) -> str:
     left_out = [each for each in architectures() if each.model_type in LEFT_OUT]
     head = HEAD.format(
         version=transformers.__version__,
-        mapped=len(rows) + len(left_out),
-        built=len(rows),
+        mapped=len(rows) + len(left_out) - len(MORE),
+        built=len(rows) - len(MORE),
+        more=len(MORE),
         left_out=len(left_out),
     )
     columns = ("Model type", "Class", "Logits", "Hidden states", "Attention", "Prompt", "Modes")
@@ -160,19 +161,16 @@ def _ran(mode: str, observation: Observation) -> bool:
 
 def _reason(observation: Observation) -> str | None:
     """Why the steps were not seen, ``None`` when they were."""
-    if not observation.records:
-        return _OWN_GENERATE
     logits = observation.records[-1].capture.logits
     return None if logits.available else logits.reason
 
 
 def _signals(records: Sequence[GenerationRecord], layers: int) -> tuple[str, str, str, str]:
     """What was seen of the logits, the hidden states, the attention and the prompt."""
-    reason = records[-1].capture.logits.reason if records else _OWN_GENERATE
-    if reason is not None:
-        return (reason, "-", "-", "-")
     record = records[-1]
     capture = record.capture
+    if capture.logits.reason is not None:
+        return (capture.logits.reason, "-", "-", "-")
     return (
         _EVERYTHING,
         capture.hidden.reason or _share(record.hidden, layers),
@@ -185,10 +183,10 @@ def _encoder_signals(
     records: Sequence[GenerationRecord], decoder_layers: int, encoder_layers: int
 ) -> tuple[str, str, str]:
     """What was seen of the cross-attention and of the encoder."""
-    capture = records[-1].capture if records else None
-    if capture is None or not capture.logits.available or capture.cross_attention is None:
-        return ("-", "-", "-")
     record = records[-1]
+    capture = record.capture
+    if not capture.logits.available or capture.cross_attention is None:
+        return ("-", "-", "-")
     encoder = record.encoder if record.encoder is not None else EncoderSummary()
     seen = (
         (capture.cross_attention, record.cross_attention, decoder_layers),

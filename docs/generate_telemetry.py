@@ -141,7 +141,7 @@ Every call of `generate`, and every request to a manager of continuous batching,
 |---|---|---|
 | `{operation} {model}` | client | For each call. Inside the span of another GenAI instrumentation, that span gets the attributes instead. |
 | `{operation} {model}` | client | For each request of `generate_batch`, of a manager or of `transformers serve --continuous-batching`, from when it is added until it ends ([serving.md](serving.md)). |
-| `sequence {model}` | internal | A child for each sequence of a call that generates several. It has the attributes and events of its sequence; the span of the call has those of the call. |
+| `sequence {model}` | internal | A child for each sequence of a call that generates several, where audio is made for each of its codebooks. It has the attributes and events of its sequence; the span of the call has those of the call. |
 """  # noqa: E501
 
 CONTENT: Final = """

@@ -77,6 +77,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         from corevital.telemetry.generate import InstrumentedGenerate
         from corevital.telemetry.guard import Guard
         from corevital.telemetry.metrics import GenerationMetrics
+        from corevital.telemetry.own_generates import OwnGenerates
         from corevital.telemetry.pipeline import Pipeline
         from corevital.telemetry.provider import ProcessorInstaller
         from corevital.telemetry.serving import ServingContext
@@ -120,6 +121,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             (PreTrainedModel, "__call__", observed_model_call),
         ):
             self._replace(owner, name, wrapped)
+        OwnGenerates(pipeline, self._replace).instrument()
         batching_api = find_batching_api()
         if batching_api is not None:
             batching = ContinuousBatching(batching_api, pipeline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,15 @@ from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from tests.models import GenerativeModel
-from tests.zoo.overrides import CONFIGURATIONS, FEATURES, GENERATION, LEFT_OUT, RELEASE
+from tests.zoo.overrides import (
+    CONFIGURATIONS,
+    FEATURES,
+    GENERATION,
+    LEFT_OUT,
+    MORE,
+    PARTS,
+    RELEASE,
+)
 from tests.zoo.sizes import VOCABULARY, shrunk
 
 _MAPPINGS: Final = (
@@ -42,8 +51,11 @@ class Architecture:
     def configuration(self) -> PretrainedConfig:
         """A toy-size configuration."""
         configuration_class = CONFIG_MAPPING[self.model_type]
-        own = CONFIGURATIONS.get(self.model_type, {})
-        return configuration_class(**_merged(shrunk(configuration_class()), own))
+        whole = configuration_class(**copy.deepcopy(PARTS.get(self.model_type, {})))
+        own = _merged(
+            CONFIGURATIONS.get(self.model_type, {}), CONFIGURATIONS.get(self.class_name, {})
+        )
+        return configuration_class(**_merged(shrunk(whole), own))
 
     def build(self) -> GenerativeModel:
         """A model with random weights, equal at every call; the global random state stays."""
@@ -52,7 +64,8 @@ class Architecture:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = model_class(configuration).eval()
-        for name, value in GENERATION.get(self.model_type, {}).items():
+        settings = {**GENERATION.get(self.model_type, {}), **GENERATION.get(self.class_name, {})}
+        for name, value in settings.items():
             setattr(model.generation_config, name, value)
         return cast(GenerativeModel, model)
 
@@ -82,14 +95,12 @@ class Architecture:
 
 
 def architectures() -> list[Architecture]:
-    """All that are mapped to causal, sequence-to-sequence and speech-to-text generation."""
-    return sorted(
-        {
-            Architecture(model_type, class_name)
-            for mapping in _MAPPINGS
-            for model_type, class_name in mapping.items()
-        }
-    )
+    """All that are mapped to causal, sequence-to-sequence and speech-to-text generation, and more.
+
+    ``MORE`` are of the kind of others that are mapped.
+    """
+    mapped = [pair for mapping in _MAPPINGS for pair in mapping.items()]
+    return sorted({Architecture(*pair) for pair in (*mapped, *MORE)})
 
 
 def zoo() -> list[Architecture]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from tests.zoo.sizes import HEAD, HEADS, HIDDEN, INNER
+from tests.zoo.sizes import HEAD, HEADS, HIDDEN, INNER, VOCABULARY
 
 _MAMBA: Final = {"mamba_n_heads": HEADS, "mamba_d_head": 2 * HIDDEN // HEADS}
 _MAMBA_HEADS: Final = {"mamba_num_heads": HEADS, "mamba_head_dim": 2 * HEAD, "n_groups": 2}
@@ -42,6 +42,11 @@ _DOTS3: Final = {
 }
 _GRANITE_SPEECH: Final = {"encoder_config": {"context_size": HEAD, "max_pos_emb": 128}}
 _VIBEVOICE: Final = {"num_filters": 2, "depths": (1,) * 7}
+_CODEBOOKS: Final = {
+    "text_encoder": {"is_decoder": False},
+    "audio_encoder": {"codebook_dim": HIDDEN, "codebook_size": 128, "num_filters": 2},
+    "decoder": {"num_codebooks": 4, "pad_token_id": VOCABULARY, "bos_token_id": VOCABULARY},
+}
 # Their own generate takes what is not set for None, not for the default.
 _MUSICGEN: Final = {
     "guidance_scale": 1.0,
@@ -56,7 +61,26 @@ _WAV2VEC2: Final = {
     "num_conv_pos_embedding_groups": HEADS,
 }
 
+MORE: Final[Sequence[tuple[str, str]]] = (
+    ("musicgen", "MusicgenForConditionalGeneration"),
+    ("musicgen_melody", "MusicgenMelodyForConditionalGeneration"),
+)
+"""Pairs of model type and class that transformers maps to making audio from text only."""
+
+_MUSICGEN_PARTS: Final = {
+    "text_encoder": {"model_type": "t5"},
+    "audio_encoder": {"model_type": "encodec"},
+    "decoder": {},
+}
+PARTS: Final[Mapping[str, dict[str, Any]]] = {
+    "musicgen": _MUSICGEN_PARTS,
+    "musicgen_melody": _MUSICGEN_PARTS,
+}
+"""What older releases have no default for."""
+
 CONFIGURATIONS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "MusicgenForConditionalGeneration": _CODEBOOKS,
+    "MusicgenMelodyForConditionalGeneration": _CODEBOOKS,
     "bamba": {**_MAMBA, "attn_layer_indices": [1]},
     "blt": {"encoder_hash_byte_group_vocab": 64, "num_hidden_layers": 2},
     "cohere_compass_text": {
@@ -139,7 +163,7 @@ CONFIGURATIONS: Final[Mapping[str, Mapping[str, Any]]] = {
     "zamba": _ZAMBA,
     "zamba2": {**_ZAMBA, "n_mamba_heads": HEADS, "mamba_headdim": 2 * HEAD},
 }
-"""Fields of the configuration, by model type; nested configurations are merged."""
+"""Fields of the configuration, by model type or class; nested configurations are merged."""
 
 FEATURES: Final[Mapping[str, Mapping[str, tuple[int, ...]]]] = {
     "CanaryForConditionalGeneration": {"input_features": (64, 16)},
@@ -158,12 +182,15 @@ FEATURES: Final[Mapping[str, Mapping[str, tuple[int, ...]]]] = {
 }
 """Inputs, one example's shape each, of the classes that are not given tokens."""
 
+_AFTER_THE_CODES: Final = {"decoder_start_token_id": VOCABULARY, "pad_token_id": VOCABULARY}
 GENERATION: Final[Mapping[str, Mapping[str, Any]]] = {
+    "MusicgenForConditionalGeneration": _AFTER_THE_CODES,
+    "MusicgenMelodyForConditionalGeneration": _AFTER_THE_CODES,
     "musicgen": _MUSICGEN,
     "musicgen_melody": _MUSICGEN,
     "pop2piano": {"composer_to_feature_token": {"composer1": 5}},
 }
-"""Settings of the generation config without which a model type does not generate."""
+"""Settings of the generation config without which a model type or class does not generate."""
 
 _ASSISTANT: Final = "is only an assistant, and transformers refuses its default configuration"
 

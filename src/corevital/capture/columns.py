@@ -51,6 +51,8 @@ class RunColumns:
     Arrays carry the batch as their last axis: ``logits`` ``[4, S, B]``, ``last_layer_cosine``
     ``[S, B]``; but ``lag_cosine`` is ``[S, B, LAGS]``, ``token_ids`` ``[B, S]`` and
     ``prompt_tokens`` ``[B]``. ``prompt_ids`` has ``[P]`` for each sequence, without padding.
+    ``state_rows`` ``[B]`` is the row of each sequence in what the layers showed: ``B`` stands for
+    another number there where several sequences are decoded from the same states.
     ``lengths`` ``[B]`` are the steps of each sequence and ``tied`` ``[B]`` tells whether they are
     those of its tokens, where a run finds that out; ``None`` otherwise.
     """
@@ -66,6 +68,7 @@ class RunColumns:
     attention_heads: NDArray[np.int64]
     previous_token: LayerColumns | None
     prompt: tuple[PromptColumns, ...]
+    state_rows: NDArray[np.int64]
     lengths: NDArray[np.int64] | None = None
     tied: NDArray[np.bool_] | None = None
     cross_attention: LayerColumns | None = None
@@ -82,6 +85,7 @@ class RunColumns:
         """Hidden-state columns of one sequence's first ``steps`` steps."""
         if self.hidden is None or self.last_layer_cosine is None:
             return None
+        row = int(self.state_rows[row])
         statistics = self.hidden.values[:, :steps, :, row]
         mean, std, l2_norm, max_abs, clip_fraction = statistics[:5]
         return HiddenColumns(
@@ -100,6 +104,7 @@ class RunColumns:
         """Attention columns of one sequence's first ``steps`` steps."""
         if self.attention is None:
             return None
+        row = int(self.state_rows[row])
         weight = self._previous_token_weight(row, steps)
         return _attention_columns(self.attention, self.attention_heads, row, steps, weight)
 
@@ -107,6 +112,7 @@ class RunColumns:
         """Cross-attention columns of one sequence's first ``steps`` steps."""
         if self.cross_attention is None or self.cross_attention_heads is None:
             return None
+        row = int(self.state_rows[row])
         return _attention_columns(self.cross_attention, self.cross_attention_heads, row, steps)
 
     def _previous_token_weight(self, row: int, steps: int) -> PreviousTokenWeight | None:
@@ -196,6 +202,8 @@ def collect_rows(
         attention_heads=_heads(run.attention, attention),
         previous_token=_scatter(run.attention.previous_token, run.steps),
         prompt=_prompt_columns(run, rows) if encoder is None else encoder.prompt(),
+        state_rows=run.state_rows(rows),
+        lengths=run.lengths(token_ids),
         cross_attention=cross_attention,
         cross_attention_heads=_heads(run.cross_attention, cross_attention),
         encoder=None if encoder is None else encoder.summaries(),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from torch import Tensor, nn
+
+from corevital.capture.layers import decoder_size, is_encoder_decoder
+from corevital.capture.own_generate import decodes_with_library_loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,22 @@ class GenerateCall:
 
     model: nn.Module
     arguments: dict[str, Any]
+    own: bool = field(default=False, kw_only=True)
+    """Whether the model's own ``generate`` was called, which does not end in another."""
+
+    @property
+    def codebooks(self) -> int | None:
+        """How many tokens the model's own ``generate`` chooses at each step of one sequence.
+
+        ``None`` where that is not known, and for all other calls.
+        """
+        names = ("num_codebooks", "num_channels") if self.own else ()
+        return next((size for name in names if (size := decoder_size(self.model, name))), None)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether classifier-free guidance is asked for, which doubles the rows of such a call."""
+        return (self.setting("guidance_scale") or 1) > 1
 
     def setting(self, name: str) -> Any:
         """The value of one generation setting, ``None`` when it is set nowhere."""
@@ -46,6 +65,9 @@ class GenerateCall:
         if ids is None:
             ids = self.arguments.get("input_ids")
         tokens = isinstance(ids, Tensor) and ids.dim() == 2 and not ids.is_floating_point()
+        if self.codebooks is not None and not is_encoder_decoder(self.model):
+            # They are codes of audio.
+            return None
         return ids if tokens else None
 
     def prompt_ids(self) -> list[list[int]]:
@@ -100,6 +122,8 @@ def unobservable_decoding(call: GenerateCall) -> str | None:
     if call.setting("cache_implementation") == "paged":
         return "continuous batching"
     decoding = decoding_of(call)
+    if call.own and (decoding is not Decoding.STEPS or not _calls_library_loop(call)):
+        return "the model's own generate"
     if decoding is Decoding.CUSTOM:
         return _compiled_forward(call)
     if call.setting("constraints") or call.setting("force_words_ids"):
@@ -117,6 +141,14 @@ def unobservable_decoding(call: GenerateCall) -> str | None:
     if decoding is Decoding.BEAMS and not is_list(call.arguments.get("logits_processor")):
         return "logits processors that are not a list"
     return _compiled_forward(call)
+
+
+def _calls_library_loop(call: GenerateCall) -> bool:
+    """Whether a ``generate`` of the model's own has its tokens chosen as all others have.
+
+    Of such a one it is known besides what its rows are, if each is a codebook.
+    """
+    return call.codebooks is not None and decodes_with_library_loop(type(call.model))
 
 
 def _unobservable_with_encoder(call: GenerateCall) -> str | None:

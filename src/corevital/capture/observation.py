@@ -227,7 +227,8 @@ class Observation:
         self, model: ModelDescription, interval: Interval, result: Any
     ) -> list[GenerationRecord]:
         """One record for each sequence; ``result`` is what ``generate`` returned."""
-        returned = _sequences(result)
+        # What a model's own generate returns are no tokens of its loop.
+        returned = None if self._call.own else _sequences(result)
         columns = self._collect(interval, returned)
         report = self._report(columns)
         if columns is None:
@@ -260,7 +261,7 @@ class Observation:
         row: int,
         steps: int,
     ) -> GenerationRecord:
-        if columns.lengths is not None and columns.tied is not None and columns.tied[row]:
+        if columns.lengths is not None and (columns.tied is None or columns.tied[row]):
             steps = min(steps, int(columns.lengths[row]))
         token_ids = columns.token_ids[row, :steps]
         ends = np.isin(token_ids, list(self._call.end_tokens))

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from corevital.capture.attention import AttentionCall, AttentionReducer
@@ -133,6 +135,14 @@ class GenerationRun:
         """Positions of ``input_ids`` before the first generated token."""
         return 0 if self.input_ids is None else int(self.input_ids.shape[1]) - self.steps
 
+    def state_rows(self, rows: int) -> NDArray[np.int64]:
+        """The row ``[B]`` of the hidden states that each of so many sequences has."""
+        return np.arange(rows)
+
+    def lengths(self, token_ids: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Steps of each sequence ``[B]`` of ``[B, S]``, where they are known to be fewer."""
+        return None
+
     def forward_starts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model's forward pass begins."""
         if self._token_due:
@@ -149,12 +159,15 @@ class GenerationRun:
         # Of a prompt, everything is reduced at once, to let go of it.
         self._puts_by = self.steps > 0 and self.encoder is None
         if self.encoder is None:
-            self._rows = given_rows(args, kwargs)
+            self._rows = self._given_rows(args, kwargs)
         else:
             self._decoder_starts(kwargs)
         self._observed("attention", self._begin_attention, kwargs)
         if self.steps == 0:
             self._begin_prompt(args, kwargs)
+
+    def _given_rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+        return given_rows(args, kwargs)
 
     def _forget_forward(self) -> None:
         self._states.clear()
@@ -406,9 +419,12 @@ class GenerationRun:
                 self._observed("logits", self._consider_escalation)
 
     def _reduce_logits(self) -> None:
+        self.logits.reduce(self._chosen().T)
+
+    def _chosen(self) -> Tensor:
+        """Tokens ``[B, n]`` of the steps whose logits are pending."""
         assert self.input_ids is not None
-        chosen = self.input_ids[:, self.prompt_length + self.logits.reduced :]
-        self.logits.reduce(chosen.T)
+        return self.input_ids[:, self.prompt_length + self.logits.reduced :]
 
     def _consider_escalation(self) -> None:
         """Look at the values that have reached the host; on an accelerator, those of last time."""
@@ -431,9 +447,10 @@ class GenerationRun:
     def _is_risky(self, check: tuple[PendingCopy, PendingCopy]) -> bool:
         assert self.plan.escalate is not None
         columns, cosines = check[0].array(), check[1].array()
+        states = self.state_rows(columns.shape[2])
         return any(
-            self.plan.escalate(LogitColumns(*columns[:, :, row]), cosines[:, row])
-            for row in range(columns.shape[2])
+            self.plan.escalate(LogitColumns(*columns[:, :, row]), cosines[:, state])
+            for row, state in enumerate(states)
         )
 
     def not_done(self, input_ids: Tensor) -> Tensor:

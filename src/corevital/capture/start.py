@@ -5,6 +5,7 @@ from __future__ import annotations
 from corevital.capture.assisted_run import AssistedRun
 from corevital.capture.beam_run import BeamRun
 from corevital.capture.chunked_prefill import ChunkedPrefill
+from corevital.capture.codebook_run import CodebookRun
 from corevital.capture.decoding import Decoding, GenerateCall, decoding_of
 from corevital.capture.layers import DecoderLayers, EncoderLayers
 from corevital.capture.loop_run import LoopRun
@@ -20,6 +21,15 @@ def start_run(
 ) -> GenerationRun:
     """The run of a call; ``layers`` are ``None`` when its inside is not observed."""
     decoding, length = decoding_of(call), call.prompt_length
+    if call.codebooks is not None:
+        return CodebookRun(
+            call.model,
+            layers,
+            plan,
+            codebooks=call.codebooks,
+            guided=call.is_guided,
+            encoder_layers=encoder_layers,
+        )
     if decoding is Decoding.CUSTOM:
         embedded = call.arguments.get("inputs_embeds") is not None
         return LoopRun(call.model, layers, plan, 0 if embedded else length)

@@ -46,6 +46,9 @@ _IN_PROGRESS: Final = CaptureReport(CaptureMode.SUMMARY, _SEEN, _SEEN, _SEEN, _S
 
 def no_stopping_criteria(call: GenerateCall) -> str | None:
     """Why ``generate`` cannot be stopped by a stopping criterion in this call."""
+    if call.own:
+        # What it makes of the tokens may need all of them.
+        return "the model's own generate"
     if decoding_of(call) is Decoding.CUSTOM:
         return "custom generate"
     if call.setting("penalty_alpha") or call.setting("dola_layers"):

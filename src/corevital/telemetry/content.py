@@ -123,13 +123,19 @@ class Content:
     """The texts of one call; none is read unless it is asked for.
 
     ``operation`` is ``chat`` when the prompt is known to come from a chat template, else
-    ``text_completion``.
+    ``text_completion``. Of tokens that are no text, there is none.
     """
 
     def __init__(
-        self, prompts: list[list[int]], chats: list[Chat], tokenizer: Callable[[], Any | None]
+        self,
+        prompts: list[list[int]],
+        chats: list[Chat],
+        tokenizer: Callable[[], Any | None],
+        *,
+        generates_text: bool = True,
     ) -> None:
         self.operation = CHAT if chats else TEXT_COMPLETION
+        self._generates_text = generates_text
         self._prompts = prompts
         self._chats = chats
         self._load_tokenizer = tokenizer
@@ -147,7 +153,7 @@ class Content:
         self, generated: list[list[int]], finish_reasons: list[str]
     ) -> list[OutputMessage]:
         """The generated texts as the assistant's messages."""
-        if (tokenizer := self._load_tokenizer()) is None:
+        if not self._generates_text or (tokenizer := self._load_tokenizer()) is None:
             return []
         return [
             OutputMessage(
@@ -160,7 +166,7 @@ class Content:
 
     def token_texts(self, ids: Sequence[int]) -> tuple[str, ...] | None:
         """The text of each token by itself."""
-        if (tokenizer := self._load_tokenizer()) is None:
+        if not self._generates_text or (tokenizer := self._load_tokenizer()) is None:
             return None
         return tuple(tokenizer.decode([token]) for token in ids)
 
@@ -180,7 +186,12 @@ class PromptReader:
         chats = [chat for chat in found if chat is not None]
         if len(chats) < len(prompts):
             chats = []
-        return Content(prompts, chats, lambda: self._tokenizer(call, chats))
+        return Content(
+            prompts,
+            chats,
+            lambda: self._tokenizer(call, chats),
+            generates_text=call.codebooks is None,
+        )
 
     def _tokenizer(self, call: GenerateCall, chats: list[Chat]) -> Any | None:
         if not self._may_read:

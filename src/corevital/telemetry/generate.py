@@ -19,15 +19,18 @@ _PROCESSORS: Final = "logits_processor"
 
 
 class InstrumentedGenerate:
-    """A ``wrapt`` wrapper of ``GenerationMixin.generate``.
+    """A ``wrapt`` wrapper of ``GenerationMixin.generate``, or of a model's ``own``.
 
     What fails around the generation is logged once and counted; the generation itself runs, returns
     and raises as if it were alone.
     """
 
-    def __init__(self, original: Callable[..., Any], pipeline: Pipeline) -> None:
+    def __init__(
+        self, original: Callable[..., Any], pipeline: Pipeline, *, own: bool = False
+    ) -> None:
         self._names = list(inspect.signature(original).parameters)[1:]
         self._pipeline = pipeline
+        self._own = own
 
     def __call__(
         self,
@@ -37,7 +40,8 @@ class InstrumentedGenerate:
         kwargs: dict[str, Any],
     ) -> Any:
         """Call ``generate`` with the user's arguments, and an observer among its criteria."""
-        call = GenerateCall(model, dict(zip(self._names, args, strict=False)) | kwargs)
+        arguments = dict(zip(self._names, args, strict=False)) | kwargs
+        call = GenerateCall(model, arguments, own=self._own)
         if not is_instrumentation_enabled():
             return generate(*args, **kwargs)
         if call.setting("is_assistant"):

@@ -161,8 +161,8 @@ class Generation:
         if not seen:
             return
         invocation = self._invocation
-        # A prompt with several answers is one prompt.
-        answers = self._call.setting("num_return_sequences") or 1
+        # A prompt with several answers is one prompt, and so are the codebooks of one.
+        answers = (self._call.setting("num_return_sequences") or 1) * (self._call.codebooks or 1)
         invocation.input_tokens = sum(record.prompt_tokens for record in records[::answers])
         invocation.output_tokens = sum(record.steps for record in records)
         reasons = [

@@ -31,7 +31,7 @@ def describe_request(invocation: InferenceInvocation, call: GenerateCall, conten
     """Tell the invocation the call's settings, and its messages where they may be sent."""
     setting = call.setting
     invocation.max_tokens = setting("max_new_tokens")
-    invocation.output_type = "text"
+    invocation.output_type = "text" if call.codebooks is None else None
     if setting("do_sample"):
         invocation.temperature = setting("temperature")
         invocation.top_k = setting("top_k")
