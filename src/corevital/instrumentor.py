@@ -70,6 +70,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
         from corevital.capture.attention_functions import LOOKUP, observed_lookup
         from corevital.capture.continuous_api import find_batching_api
+        from corevital.capture.decoding_loops import LOOPS, observed_loop
         from corevital.capture.eager_functions import restore_eager_functions
         from corevital.capture.module_calls import observed_layer_call, observed_model_call
         from corevital.telemetry.content import ChatPrompts, PromptReader
@@ -119,6 +120,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             (AttentionInterface, LOOKUP, observed_lookup),
             (GradientCheckpointingLayer, "__call__", observed_layer_call),
             (PreTrainedModel, "__call__", observed_model_call),
+            *((GenerationMixin, loop, observed_loop) for loop in LOOPS),
         ):
             self._replace(owner, name, wrapped)
         OwnGenerates(pipeline, self._replace).instrument()

@@ -79,18 +79,18 @@ def test_forward_passes_are_followed_until_the_prompt_is_complete() -> None:
     chunks = ChunkedPrefill(12)
     complete = []
     for start, stop in ((0, 5), (5, 10), (10, 12)):
-        chunks.forward_starts((), {"input_ids": tiny_prompt()[:, start:stop]})
+        chunks.forward_starts(tiny_prompt()[:, start:stop], {})
         complete.append(chunks.complete)
     assert complete == [False, False, True]
     assert not chunks.whole
     # What follows is none of the prompt's.
-    chunks.forward_starts((), {"input_ids": torch.tensor([[5]])})
+    chunks.forward_starts(torch.tensor([[5]]), {})
     assert chunks.complete
 
 
 def test_a_prompt_in_one_chunk_is_whole() -> None:
     chunks = ChunkedPrefill(12)
-    chunks.forward_starts((tiny_prompt(),), {})
+    chunks.forward_starts(tiny_prompt(), {})
     assert chunks.complete
     assert chunks.whole
 
@@ -98,10 +98,21 @@ def test_a_prompt_in_one_chunk_is_whole() -> None:
 def test_more_than_the_prompt_is_not_taken_for_it() -> None:
     chunks = ChunkedPrefill(12)
     with pytest.raises(Unobservable, match="beyond the prompt"):
-        chunks.forward_starts((), {"input_ids": tiny_prompt(tokens=13)})
+        chunks.forward_starts(tiny_prompt(tokens=13), {})
 
 
 def test_embeddings_are_not_taken_for_the_prompts_tokens() -> None:
     chunks = ChunkedPrefill(12)
     with pytest.raises(Unobservable, match="embeddings"):
-        chunks.forward_starts((), {"inputs_embeds": torch.zeros(1, 5, 8)})
+        chunks.forward_starts(None, {"inputs_embeds": torch.zeros(1, 5, 8)})
+
+
+def test_a_prompt_of_unknown_length_is_followed_once_it_is_known() -> None:
+    chunks = ChunkedPrefill(None)
+    with pytest.raises(Unobservable, match="length is not known"):
+        chunks.forward_starts(torch.tensor([[5]]), {})
+    chunks.prompt_is(2)
+    chunks.forward_starts(torch.tensor([[5]]), {})
+    assert not chunks.complete
+    chunks.forward_starts(torch.tensor([[6]]), {})
+    assert chunks.complete

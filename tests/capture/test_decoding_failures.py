@@ -24,10 +24,11 @@ def loop(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
 
 CASES: dict[str, dict[str, Any]] = {
     "corevital.capture.beam_run.prefix_hashes": {"num_beams": 3, "num_return_sequences": 2},
-    "corevital.capture.assisted_run.given_ids": {"prompt_lookup_num_tokens": 3},
+    "corevital.capture.assisted_run.AssistedRun._prompt_known": {"prompt_lookup_num_tokens": 3},
+    "corevital.capture.assisted_run.cached_positions": {"prompt_lookup_num_tokens": 3},
     "corevital.capture.assisted_run.Ties.add": {"prompt_lookup_num_tokens": 3},
-    "corevital.capture.loop_run.given_ids": {"custom_generate": loop},
-    "corevital.capture.chunked_prefill.given_ids": {"prefill_chunk_size": 5},
+    "corevital.capture.run.given_ids": {"custom_generate": loop},
+    "corevital.capture.chunked_prefill.cached_positions": {"prefill_chunk_size": 5},
 }
 
 

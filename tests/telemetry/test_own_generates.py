@@ -69,6 +69,14 @@ def test_what_chooses_no_tokens_one_after_the_other_says_so(
     assert found["corevital.capture.logits"] == "unavailable: the model's own generate"
 
 
+def test_no_codebook_is_stopped_early(telemetry: Telemetry, instrument: Instrument) -> None:
+    instrument(intervene="repetition")
+    DIA.build_or_skip().generate(**DIA.inputs(1), max_new_tokens=4, do_sample=False)
+    (*_, span) = telemetry.spans()
+    unavailable = attributes(span)["corevital.intervention.unavailable"]
+    assert unavailable == "the model's own generate"
+
+
 def test_what_ends_in_the_common_generate_has_its_span_only(
     telemetry: Telemetry, instrument: Instrument
 ) -> None:

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
-from corevital.capture.cache import only_appends
-from corevital.capture.forward_inputs import cached_positions, given_ids
-from corevital.capture.layers import DecoderLayers
+from corevital.capture.cache import keeps_cross_attention, only_appends
+from corevital.capture.forward_inputs import cached_positions
+from corevital.capture.layers import DecoderLayers, EncoderLayers, is_encoder_decoder
 from corevital.capture.masks import padding_mask
 from corevital.capture.plan import CapturePlan
 from corevital.capture.prefill import Prefill
@@ -37,8 +37,9 @@ class AssistedRun(GenerationRun):
         layers: DecoderLayers | None,
         plan: CapturePlan,
         prompt_length: int,
+        encoder_layers: EncoderLayers | None = None,
     ) -> None:
-        super().__init__(model, layers, plan)
+        super().__init__(model, layers, plan, encoder_layers=encoder_layers)
         self._length = prompt_length
         self._positions = 1
         self._given: Tensor | None = None
@@ -48,6 +49,11 @@ class AssistedRun(GenerationRun):
             off = "capture is off"
             self.unavailable |= dict.fromkeys(("logits", "hidden", "attention", "prompt"), off)
 
+    def _prompt_known(self, length: int) -> None:
+        self._length = length
+        if self.watch is not None:
+            self.watch.prompt_is(self._length)
+
     def forward_starts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The forward pass over the candidates begins; before the first, so does the prompt."""
         if not self._token_due and self.untied is None:
@@ -55,7 +61,7 @@ class AssistedRun(GenerationRun):
         super().forward_starts(args, kwargs)
 
     def _keep_given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = given_ids(args, kwargs)
+        ids = self._given_ids(args, kwargs)
         if ids is None:
             raise Unobservable("assisted decoding of embeddings")
         positions = ids.shape[1]
@@ -74,7 +80,15 @@ class AssistedRun(GenerationRun):
             append_only=append_only, positions=self._positions, continues=True
         )
 
+    def _begin_cross_attention(self, kwargs: dict[str, Any]) -> None:
+        keeps_keys = keeps_cross_attention(kwargs.get("past_key_values"))
+        self.cross_attention.begin_step(append_only=keeps_keys, positions=self._positions)
+
     def _begin_prompt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if is_encoder_decoder(self.model):
+            if self.encoder is not None:
+                super()._begin_prompt(args, kwargs)
+            return
         mask = padding_mask(kwargs.get("attention_mask"))
         self.prompt_mask = None if mask is None else mask[:, : self._length]
         self._observed("prompt", self._begin_prefill, args, kwargs)
@@ -128,6 +142,8 @@ class AssistedRun(GenerationRun):
             self._observed("hidden", self._accept_states, accepted, step)
         if "attention" not in self.unavailable:
             self._observed("attention", self.attention.end_steps, step, accepted)
+        if self.encoder is not None:
+            self._observed("cross_attention", self.cross_attention.end_steps, step, accepted)
 
     def _accept_logits(self, accepted: int) -> None:
         logits, self._kept_logits = self._kept_logits, None

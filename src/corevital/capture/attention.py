@@ -150,14 +150,15 @@ _Row = tuple[int, Tensor, int, Any, bool, dict[str, Any], int]
 """Position, newest queries or weights, key count, mask, needs scores, options, query count."""
 
 
-def _row_at(rows: _Row, place: int) -> _Row:
+def _row_at(rows: _Row, place: int, keys_per_step: int) -> _Row:
     """One of several newest positions, as if those behind it had not been there."""
     position, given, keys, mask, needs_scores, options, queries = rows
     behind = given.shape[2] - 1 - place
+    keys -= behind * keys_per_step
     row = given[:, :, place : place + 1]
     if not needs_scores:
-        row = row[..., : keys - behind]
-    return position, row, keys - behind, mask, needs_scores, options, queries - behind
+        row = row[..., :keys]
+    return position, row, keys, mask, needs_scores, options, queries - behind
 
 
 @dataclass(slots=True)
@@ -268,9 +269,9 @@ class AttentionReducer:
         if any(row.shape[2] != kept for _, row, *_ in rows):
             raise Unobservable("a layer's attention does not reach every candidate")
         for place in range(accepted):
-            self._rows = [_row_at(row, place) for row in rows]
+            self._rows = [_row_at(row, place, self._keys_per_step) for row in rows]
             self._put_by(step + place)
-        rejected = kept - accepted
+        rejected = (kept - accepted) * self._keys_per_step
         self._keys = {
             position: key[:, :, : key.shape[2] - rejected] for position, key in self._keys.items()
         }

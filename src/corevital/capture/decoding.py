@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import GenerationMixin
 
 from corevital.capture.layers import decoder_size, is_encoder_decoder
 from corevital.capture.own_generate import decodes_with_library_loop
@@ -114,11 +115,6 @@ def decoding_of(call: GenerateCall) -> Decoding:
 
 def unobservable_decoding(call: GenerateCall) -> str | None:
     """Why the steps of this call cannot be tied to its tokens; ``None`` where they may be."""
-    config = getattr(call.model, "config", None)
-    if getattr(config, "is_encoder_decoder", False):
-        reason = _unobservable_with_encoder(call)
-        if reason is not None:
-            return reason
     if call.setting("cache_implementation") == "paged":
         return "continuous batching"
     decoding = decoding_of(call)
@@ -132,10 +128,14 @@ def unobservable_decoding(call: GenerateCall) -> str | None:
         return "group beam search"
     if call.setting("penalty_alpha") or call.setting("dola_layers"):
         return "contrastive decoding"
-    if decoding is Decoding.ASSISTED and call.prompt_length is None:
-        return "assisted decoding of a prompt that was not given as tokens"
-    if call.setting("prefill_chunk_size") and call.prompt_length is None:
-        return "chunked prefill of a prompt that was not given as tokens"
+    if is_encoder_decoder(call.model):
+        if decoding is Decoding.ASSISTED and not _assists_as_the_library(type(call.model)):
+            return "assisted decoding of the model's own"
+    elif call.prompt_length is None:
+        if decoding is Decoding.ASSISTED:
+            return "assisted decoding of a prompt that was not given as tokens"
+        if call.setting("prefill_chunk_size"):
+            return "chunked prefill of a prompt that was not given as tokens"
     if not is_list(call.arguments.get("stopping_criteria")):
         return "stopping criteria that are not a list"
     if decoding is Decoding.BEAMS and not is_list(call.arguments.get("logits_processor")):
@@ -151,15 +151,10 @@ def _calls_library_loop(call: GenerateCall) -> bool:
     return call.codebooks is not None and decodes_with_library_loop(type(call.model))
 
 
-def _unobservable_with_encoder(call: GenerateCall) -> str | None:
-    """Which ways of decoding are followed in a decoder-only model only."""
-    names = {
-        Decoding.CUSTOM: "custom loop of an encoder-decoder",
-        Decoding.ASSISTED: "assisted decoding of an encoder-decoder",
-    }
-    if call.setting("prefill_chunk_size"):
-        return "chunked prefill of an encoder-decoder"
-    return names.get(decoding_of(call))
+def _assists_as_the_library(model_class: type) -> bool:
+    """Whether it shows with which tokens the decoder begins."""
+    own = getattr(model_class, "_assisted_decoding", None)
+    return own is GenerationMixin._assisted_decoding
 
 
 def is_list(given: Any) -> bool:

@@ -13,6 +13,12 @@ def given_ids(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     return ids if isinstance(ids, Tensor) else None
 
 
+def decoder_ids(kwargs: dict[str, Any]) -> Tensor | None:
+    """The token ids ``[B, Q]`` of an encoder-decoder's decoder, ``None`` when it is given none."""
+    ids = kwargs.get("decoder_input_ids")
+    return ids if isinstance(ids, Tensor) and ids.dim() == 2 else None
+
+
 def given_rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
     """How many sequences a forward pass is given, ``None`` where that cannot be told."""
     for given in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args[:1]):

@@ -8,8 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from corevital.capture.forward_inputs import given_ids
-from corevital.capture.layers import DecoderLayers
+from corevital.capture.layers import DecoderLayers, EncoderLayers
 from corevital.capture.plan import CapturePlan
 from corevital.capture.run import GenerationRun
 from corevital.capture.ties import Ties
@@ -36,8 +35,9 @@ class LoopRun(GenerationRun):
         layers: DecoderLayers | None,
         plan: CapturePlan,
         prompt_length: int | None,
+        encoder_layers: EncoderLayers | None = None,
     ) -> None:
-        super().__init__(model, layers, plan)
+        super().__init__(model, layers, plan, encoder_layers=encoder_layers)
         self._prompt_length = prompt_length
         self._given: list[Tensor | None] = []
         self._tokens: list[Tensor] = []
@@ -53,7 +53,7 @@ class LoopRun(GenerationRun):
             super().forward_starts(args, kwargs)
 
     def _keep_given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = given_ids(args, kwargs)
+        ids = self._given_ids(args, kwargs)
         # A copy, because the loop may write the next token into the same tensor.
         newest = None if ids is None or ids.dim() != 2 else ids[:, -1:].clone()
         if newest is None and (self._given or kwargs.get("inputs_embeds") is None):

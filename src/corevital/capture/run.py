@@ -21,9 +21,14 @@ from corevital.capture.compiled import is_compiled
 from corevital.capture.encoder import SIGNALS as ENCODER_SIGNALS
 from corevital.capture.encoder import EncoderObserver
 from corevital.capture.failure import is_own_failure
-from corevital.capture.forward_inputs import cached_positions, given_ids, given_rows
+from corevital.capture.forward_inputs import (
+    cached_positions,
+    decoder_ids,
+    given_ids,
+    given_rows,
+)
 from corevital.capture.hidden import HiddenReducer
-from corevital.capture.layers import DecoderLayers, EncoderLayers, decoder_size
+from corevital.capture.layers import DecoderLayers, EncoderLayers, decoder_size, is_encoder_decoder
 from corevital.capture.logits import LogitsReducer
 from corevital.capture.masks import padding_mask
 from corevital.capture.plan import CapturePlan
@@ -143,6 +148,23 @@ class GenerationRun:
         """Steps of each sequence ``[B]`` of ``[B, S]``, where they are known to be fewer."""
         return None
 
+    def loop_begins(self, input_ids: Tensor) -> None:
+        """The loop over tokens begins, with ``input_ids`` ``[B, prompt]`` of the decoder."""
+        self._tie(self._prompt_known, input_ids.shape[1])
+
+    def _prompt_known(self, length: int) -> None:
+        if self._chunks is not None and is_encoder_decoder(self.model):
+            self._chunks.prompt_is(length)
+
+    def _follow_prompt(
+        self, chunks: ChunkedPrefill, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        chunks.forward_starts(self._given_ids(args, kwargs), kwargs)
+
+    def _given_ids(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """Token ids ``[B, Q]`` that a forward pass gives the decoder."""
+        return decoder_ids(kwargs) if is_encoder_decoder(self.model) else given_ids(args, kwargs)
+
     def forward_starts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model's forward pass begins."""
         if self._token_due:
@@ -151,7 +173,7 @@ class GenerationRun:
             return
         if self._chunks is not None:
             if self.untied is None:
-                self._tie(self._chunks.forward_starts, args, kwargs)
+                self._tie(self._follow_prompt, self._chunks, args, kwargs)
             if self.untied is not None or not self._chunks.complete:
                 return
         self._observing_forward = True
@@ -191,8 +213,8 @@ class GenerationRun:
             self._observed("prompt", self._begin_prefill, args, kwargs)
 
     def _decoder_starts(self, kwargs: dict[str, Any]) -> None:
-        ids = kwargs.get("decoder_input_ids")
-        self._rows, self._queries = ids.shape if isinstance(ids, Tensor) else (None, None)
+        ids = decoder_ids(kwargs)
+        self._rows, self._queries = (None, None) if ids is None else ids.shape
         self._observed("cross_attention", self._begin_cross_attention, kwargs)
 
     def _begin_cross_attention(self, kwargs: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from corevital.capture.beam_run import BeamRun
 from corevital.capture.chunked_prefill import ChunkedPrefill
 from corevital.capture.codebook_run import CodebookRun
 from corevital.capture.decoding import Decoding, GenerateCall, decoding_of
-from corevital.capture.layers import DecoderLayers, EncoderLayers
+from corevital.capture.layers import DecoderLayers, EncoderLayers, is_encoder_decoder
 from corevital.capture.loop_run import LoopRun
 from corevital.capture.plan import CapturePlan
 from corevital.capture.run import GenerationRun
@@ -30,14 +30,16 @@ def start_run(
             guided=call.is_guided,
             encoder_layers=encoder_layers,
         )
+    if is_encoder_decoder(call.model):
+        # What it is given is the encoder's; what the decoder begins with shows when it begins.
+        length = None
     if decoding is Decoding.CUSTOM:
         embedded = call.arguments.get("inputs_embeds") is not None
-        return LoopRun(call.model, layers, plan, 0 if embedded else length)
-    if decoding is Decoding.ASSISTED and length is not None:
-        return AssistedRun(call.model, layers, plan, length)
-    chunks = None
-    if length is not None and call.setting("prefill_chunk_size"):
-        chunks = ChunkedPrefill(length)
+        known = 0 if embedded and not is_encoder_decoder(call.model) else length
+        return LoopRun(call.model, layers, plan, known, encoder_layers)
+    if decoding is Decoding.ASSISTED:
+        return AssistedRun(call.model, layers, plan, length or 0, encoder_layers)
+    chunks = ChunkedPrefill(length) if call.setting("prefill_chunk_size") else None
     if decoding is Decoding.BEAMS:
         beams = call.setting("num_beams")
         return BeamRun(call.model, layers, plan, beams, chunks, encoder_layers)

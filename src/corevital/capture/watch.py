@@ -125,6 +125,10 @@ class InterventionWatch:
     def _watches(self, condition: Condition) -> bool:
         return condition in self._plan.intervention.on and condition not in self.unwatched
 
+    def prompt_is(self, length: int) -> None:
+        """So many tokens of a sequence are there before the first that is generated."""
+        self._prompt_length = length
+
     def see(self, output: Any) -> None:
         """Take what a forward pass returned, with logits ``[B, Q, V]``."""
         if self._watches(Condition.NON_FINITE):
