@@ -45,7 +45,7 @@ STANDARD_ATTRIBUTES: Final = (
         Type.BOOLEAN,
         "True with a `streamer`, and of a request that streams",
     ),
-    Standard(gen_ai.GEN_AI_OUTPUT_TYPE, Type.STRING, "`text`"),
+    Standard(gen_ai.GEN_AI_OUTPUT_TYPE, Type.STRING, "`text`; absent where it is audio"),
     Standard(
         gen_ai.GEN_AI_RESPONSE_FINISH_REASONS,
         Type.STRINGS,

@@ -32,6 +32,7 @@ _FROM_PYTHON: Final = ("tensor", "as_tensor", "new_tensor")
 _PASSES_ON: Final = frozenset(
     {
         "observed_layer_call.<locals>.__call__",
+        "observed_loop.<locals>.observed",
         "observed_model_call.<locals>.__call__",
         "_observed.<locals>.attention",
         "GenerationRun._wrap.<locals>.attention",

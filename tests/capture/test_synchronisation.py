@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, GenerationMixin, StaticCache
 
 from corevital import GenerationRecord
 from tests.capture.accelerator import (
@@ -22,6 +22,7 @@ from tests.capture.accelerator import (
 )
 from tests.capture.observe import observing
 from tests.models import GenerativeModel, tiny_model, tiny_prompt
+from tests.zoo.architectures import Architecture
 
 NEW_TOKENS = 40
 """More than are reduced together."""
@@ -63,6 +64,10 @@ def decoding_loop(model: Any, input_ids: Tensor, **_: Any) -> Tensor:
         newest = model(input_ids).logits[:, -1:].argmax(-1)
         input_ids = torch.cat((input_ids, newest), dim=-1)
     return input_ids
+
+
+def library_loop(model: Any, input_ids: Any, **options: Any) -> Any:
+    return GenerationMixin._sample(model, input_ids, **options)
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,8 @@ WAYS = {
     "encoder-decoder": Way("bart", prepared=left_padded),
     "encoder-decoder, eager": Way("bart", backend="eager"),
     "encoder-decoder with a position bias": Way("t5", prepared=left_padded),
+    "encoder-decoder, prompt lookup": Way("bart", arguments={"prompt_lookup_num_tokens": 3}),
+    "encoder-decoder, custom loop": Way("bart", arguments={"custom_generate": library_loop}),
 }
 
 
@@ -136,6 +143,16 @@ def test_observing_does_not_wait(way: Way) -> None:
     waits, record = way.generate(way.model(), pretended_accelerator)
     assert waits.found == []
     assert record.capture.failures == 0
+    assert waits.calls > 100, "CoreVital was not seen at work"
+
+
+def test_codebooks_do_not_wait_either() -> None:
+    architecture = Architecture("dia", "DiaForConditionalGeneration")
+    model, inputs = architecture.build_or_skip(), architecture.inputs(batch=1)
+    with observing() as records, pretended_accelerator() as waits:
+        model.generate(**inputs, do_sample=False, max_new_tokens=NEW_TOKENS, guidance_scale=2.0)
+    assert waits.found == []
+    assert {record.capture.failures for record in records} == {0}
     assert waits.calls > 100, "CoreVital was not seen at work"
 
 

@@ -47,7 +47,7 @@ class OwnGenerates:
 
     def _observed_new_class(self, original: Any) -> Any:
         def __init_subclass__(cls: type, /, **kwargs: Any) -> None:
-            original.__func__(cls, **kwargs)
+            original.__get__(None, cls)(**kwargs)
             self._look_at(cls)
 
         return classmethod(__init_subclass__)
