@@ -17,6 +17,8 @@ from opentelemetry.semconv.attributes import error_attributes
 
 from corevital import semconv
 from corevital.semconv import Attribute, Metric, Place, Type
+from corevital.telemetry.request import MOST_MESSAGE_BYTES
+from corevital.telemetry.size_limit import CUTS, LIMIT, Cut
 
 TARGET: Final = Path(__file__).with_name("telemetry.md")
 
@@ -72,7 +74,9 @@ EVALUATION_ATTRIBUTES: Final = (
         gen_ai.GEN_AI_EVALUATION_SCORE_LABEL, Type.STRING, "As the span's `corevital.risk.level`"
     ),
     Standard(
-        gen_ai.GEN_AI_EVALUATION_EXPLANATION, Type.STRING, "The risk factors and what each adds"
+        gen_ai.GEN_AI_EVALUATION_EXPLANATION,
+        Type.STRING,
+        "The five largest risk factors and what each adds",
     ),
 )
 
@@ -150,6 +154,26 @@ Texts are sent only where `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` a
 `gen_ai.client.inference.operation.details` has the messages and the other standard attributes.
 """
 
+SIZE: Final = f"""
+### Size
+
+The span of a generation, without events, and its [evaluation](#gen_aievaluationresult) stay under
+{LIMIT} bytes of OTLP together, uncompressed, in every capture mode. Counted are the records
+themselves with the standard attributes, not the resource and scope around them; not what the
+application chooses to add: messages, and attributes of its own. An exception's message is cut to
+{MOST_MESSAGE_BYTES} bytes. Where that is not enough, this is left out, in this order, until the
+rest fits, and `{semconv.OMITTED}` counts the attributes:
+
+"""
+
+NEVER_CUT: Final = f"""
+What remains, with everything found at once, has room beside a model name of 255 bytes and 150 bytes
+of stop strings, conversation id, agent name and trace state. With more of these, or in the span of
+another instrumentation, which adds to it afterwards, a span can be larger. The span of a call for
+several sequences has {LIMIT} bytes of its own, and so has each child with its evaluation; of
+hundreds of sequences, `gen_ai.response.finish_reasons` alone takes more.
+"""
+
 EVENTS: Final = """
 ## Events
 
@@ -185,7 +209,7 @@ Some metrics have an attribute of their own:
 
 # Headings for the areas of span attributes, by the second part of their names, in this order.
 AREAS: Final = {
-    "What was captured": ("capture", "batch", "sequence", "step"),
+    "What was captured": ("capture", "batch", "sequence", "step", "attribute"),
     "Risk": ("risk",),
     "Health": ("health",),
     "Intervention": ("intervention",),
@@ -205,6 +229,9 @@ def page() -> str:
             _standard_table(STANDARD_ATTRIBUTES),
             CONTENT,
             *_span_attributes(),
+            SIZE,
+            _cuts(),
+            NEVER_CUT,
             EVENTS,
             *_own_events(),
             EVALUATION,
@@ -231,6 +258,21 @@ def _span_attributes() -> Iterable[str]:
             each for each in _of(Place.SPAN) if named.get(each.name.split(".")[1], rest) == title
         ]
         yield f"\n### {title}\n\n{_attribute_table(attributes)}"
+
+
+def _cuts() -> str:
+    return _table(
+        ("Attributes", "What is kept", "Because"),
+        ((", ".join(map(_code, each.names)), _kept(each), f"{each.why}.") for each in CUTS),
+    )
+
+
+def _kept(cut: Cut) -> str:
+    if not cut.keep:
+        return "Nothing"
+    types = {each.type for each in semconv.ATTRIBUTES if each.name in cut.names}
+    what = "characters" if Type.STRING in types else "entries"
+    return f"{cut.keep} {what}" if cut.keep > 1 else "The first"
 
 
 def _own_events() -> Iterable[str]:

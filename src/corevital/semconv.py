@@ -140,6 +140,12 @@ SEQUENCE_INDEX: Final = _attribute(
 STEPS_WITHOUT_EVENT: Final = _attribute(
     "corevital.step.omitted", Type.INT, "Steps for which no event was recorded.", "{step}"
 )
+OMITTED: Final = _attribute(
+    "corevital.attribute.omitted",
+    Type.INT,
+    "Attributes that were left out or shortened, so that span and evaluation stay under 4 kB; "
+    "absent when there are none.",
+)
 
 # Risk
 RISK_SCORE: Final = _attribute(
@@ -183,7 +189,10 @@ ATTENTION_COLLAPSE: Final = _attribute(
     "corevital.health.attention_collapse", Type.BOOLEAN, "Attention heads collapsed onto few keys."
 )
 ATTENTION_COLLAPSE_SEVERITY: Final = _attribute(
-    "corevital.health.attention_collapse_severity", Type.DOUBLE, "How badly, in [0, 1].", "1"
+    "corevital.health.attention_collapse_severity",
+    Type.DOUBLE,
+    "How badly, in [0, 1]; absent when they did not.",
+    "1",
 )
 HIGH_ENTROPY_STEPS: Final = _attribute(
     "corevital.health.high_entropy_steps",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.wire import LIMIT, Weight, generations, measure, metrics, too_heavy, weighing
+from benchmarks.wire import Weight, generations, measure, metrics, too_heavy, weighing
+from corevital import intervene
 from corevital.record import CaptureMode
 from corevital.settings import StepEvents
+from corevital.telemetry.size_limit import LIMIT
 from tests.end_to_end.exporting import exporting
 from tests.models import GenerativeModel, tiny_model, tiny_prompt
 from tests.otlp_receiver import LogsRequest, TraceRequest
@@ -48,14 +51,32 @@ def test_content_is_that_of_the_spans_and_records() -> None:
 
 @pytest.mark.parametrize("tokens", [10, 300])
 def test_without_step_events_a_generation_stays_small(tokens: int) -> None:
-    assert weight(tiny_model("llama"), tokens, step_events="none").spans.content < LIMIT
+    assert weight(tiny_model("llama"), tokens, step_events="none").generation < LIMIT
 
 
 def test_a_fault_in_every_layer_of_a_deep_model_stays_small() -> None:
     model = tiny_model("llama", num_hidden_layers=126)
     model.get_parameter("model.layers.0.mlp.down_proj.weight").data.fill_(torch.inf)
 
-    assert weight(model, 10, step_events="none").spans.content < LIMIT
+    assert weight(model, 10, step_events="none").generation < LIMIT
+
+
+@pytest.mark.parametrize("capture", CaptureMode)
+def test_an_encoder_decoder_with_beams_that_fails_to_stay_finite_stays_small(
+    capture: CaptureMode,
+) -> None:
+    model: Any = tiny_model("bart", decoder_layers=24, encoder_layers=24)
+    for half in (model.get_encoder(), model.get_decoder()):
+        half.layers[0].fc2.weight.data.fill_(torch.inf)
+
+    def call() -> object:
+        with intervene(["repetition", "non_finite", "risk"]):
+            return model.generate(tiny_prompt(), max_new_tokens=12, num_beams=3)
+
+    with weighing(capture=capture, step_events="none") as weigh:
+        plain, _ = weigh(call)
+
+    assert 0 < plain.generation < LIMIT
 
 
 def test_a_real_generation_stays_small(smollm2: LoadedModel) -> None:
@@ -63,7 +84,7 @@ def test_a_real_generation_stays_small(smollm2: LoadedModel) -> None:
     with weighing(step_events="none") as weigh:
         plain, _ = weigh(partial(smollm2.model.generate, **inputs, max_new_tokens=24))
 
-    assert 0 < plain.spans.content < LIMIT
+    assert 0 < plain.generation < LIMIT
 
 
 def test_step_events_on_the_span_are_bounded() -> None:

@@ -181,7 +181,8 @@ def _assessment_attributes(assessment: Assessment) -> Iterator[tuple[str, Value]
     yield semconv.REPETITION_LOOP, flags.repetition_loop
     yield semconv.MID_LAYER_ANOMALY, flags.mid_layer_anomaly
     yield semconv.ATTENTION_COLLAPSE, flags.attention_collapse
-    yield semconv.ATTENTION_COLLAPSE_SEVERITY, flags.attention_collapse_severity
+    if flags.attention_collapse:
+        yield semconv.ATTENTION_COLLAPSE_SEVERITY, flags.attention_collapse_severity
     yield semconv.HIGH_ENTROPY_STEPS, flags.high_entropy_steps
     yield from _repetition_attributes(assessment.loops)
     yield from _uncertainty_attributes(assessment.uncertainty)

@@ -11,7 +11,6 @@ from typing import cast
 from opentelemetry.context import get_current, set_value
 from opentelemetry.trace import Span
 from opentelemetry.util.genai.invocation import CLIENT_INFERENCE_CONTEXT_KEY, InferenceInvocation
-from opentelemetry.util.genai.types import Error
 
 from corevital.capture.continuous_request import Ending, RequestCall, RequestRun
 from corevital.capture.observation import Interval
@@ -19,7 +18,7 @@ from corevital.record import GenerationRecord, ModelDescription
 from corevital.telemetry.delivery import PROVIDER, CallDelivery
 from corevital.telemetry.handover import Handover
 from corevital.telemetry.pipeline import Pipeline
-from corevital.telemetry.request import capture_mode, describe_request
+from corevital.telemetry.request import capture_mode, describe_request, failure_of
 from corevital.telemetry.span_that_ends import SpanThatEnds
 
 
@@ -81,7 +80,10 @@ class RequestSpan:
     def _deliver(self, ending: Ending) -> None:
         interval = Interval(self._start_time_ns, self._start_counter_ns, ending.counter_ns)
         span, invocation = self._span, self._invocation
+        failure = None
         try:
+            if ending.error is not None:
+                failure = failure_of(ending.error)
             records = self._records(span, interval, ending)
             delivery = CallDelivery(
                 self._pipeline,
@@ -91,7 +93,7 @@ class RequestSpan:
                 self._model.name,
                 self.run,
                 interval,
-                Error.from_exception(ending.error).type if ending.error is not None else None,
+                failure.type if failure is not None else None,
                 records,
             )
             for record in records:
@@ -105,7 +107,7 @@ class RequestSpan:
             if ending.error is None:
                 invocation.stop()
             else:
-                invocation.fail(ending.error)
+                invocation.fail(failure or ending.error)
 
     def _records(self, span: Span, interval: Interval, ending: Ending) -> list[GenerationRecord]:
         if not span.is_recording():

@@ -20,6 +20,7 @@ from corevital.telemetry.content import Content
 from corevital.telemetry.handover import Delivery, Handover
 from corevital.telemetry.metrics import Attributes
 from corevital.telemetry.pipeline import Observed, Pipeline
+from corevital.telemetry.size_limit import within_limit
 
 PROVIDER = "huggingface"
 
@@ -54,7 +55,8 @@ class CallDelivery:
     def _deliver_batch(self, context: Context) -> None:
         """A child span for each sequence; the parent says what was captured."""
         attributes = capture_attributes(self.records[0].capture)
-        self.span.set_attributes(attributes | {semconv.BATCH_SIZE: len(self.records)})
+        attributes |= {semconv.BATCH_SIZE: len(self.records)}
+        self.span.set_attributes(within_limit(attributes, self.span))
         for index, record in enumerate(self.records):
             handover = Handover()
             child = self.pipeline.tracer.start_span(

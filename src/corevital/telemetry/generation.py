@@ -16,7 +16,6 @@ from opentelemetry.context import (
 )
 from opentelemetry.trace import Span
 from opentelemetry.util.genai.invocation import CLIENT_INFERENCE_CONTEXT_KEY, InferenceInvocation
-from opentelemetry.util.genai.types import Error
 
 from corevital.assess.escalation import needs_full_capture
 from corevital.assess.loops import NEWEST_TOKENS, caught_in_loop
@@ -30,7 +29,7 @@ from corevital.record import CaptureMode, Floats, GenerationRecord, LogitColumns
 from corevital.telemetry.delivery import PROVIDER, CallDelivery
 from corevital.telemetry.handover import Handover
 from corevital.telemetry.pipeline import Pipeline
-from corevital.telemetry.request import capture_mode, describe_request
+from corevital.telemetry.request import capture_mode, describe_request, failure_of
 from corevital.telemetry.span_that_ends import SpanThatEnds
 
 _OWN_GENERATION: Final = create_key("corevital-generation")
@@ -125,7 +124,10 @@ class Generation:
         interval = Interval(self._start_time_ns, self._start_counter_ns, time.perf_counter_ns())
         self._observing.close()
         span, invocation = self._span, self._invocation
+        failure = None
         try:
+            if error is not None:
+                failure = failure_of(error)
             delivery = CallDelivery(
                 self._pipeline,
                 span,
@@ -134,7 +136,7 @@ class Generation:
                 self._model.name,
                 self.observation,
                 interval,
-                Error.from_exception(error).type if error is not None else None,
+                failure.type if failure is not None else None,
                 self._records(span, interval, result),
             )
             self._describe_response(delivery.records, error)
@@ -147,7 +149,7 @@ class Generation:
             if error is None:
                 invocation.stop()
             else:
-                invocation.fail(error)
+                invocation.fail(failure or error)
 
     def _records(self, span: Span, interval: Interval, result: Any) -> list[GenerationRecord]:
         if not span.is_recording():

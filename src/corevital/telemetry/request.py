@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Final
 
 from opentelemetry.trace import Span
 from opentelemetry.util.genai.invocation import InferenceInvocation
+from opentelemetry.util.genai.types import Error
 
 from corevital.capture.decoding import GenerateCall
+from corevital.capture.failure import is_own_failure
 from corevital.record import CaptureMode
 from corevital.settings import Settings
 from corevital.telemetry.content import Content
+
+MOST_MESSAGE_BYTES: Final = 300
+_ELLIPSIS: Final = "..."
 
 
 def capture_mode(settings: Settings, span: Span) -> CaptureMode:
@@ -44,3 +50,23 @@ def describe_request(invocation: InferenceInvocation, call: GenerateCall, conten
         invocation.request_stream = True
     if invocation.should_capture_content:
         invocation.input_messages = content.input_messages()
+
+
+def failure_of(error: BaseException) -> Error:
+    """What a span tells of an exception: its type, and its message in `MOST_MESSAGE_BYTES`.
+
+    Raises:
+        Exception: what strikes here and is the application's own, such as a time limit.
+    """
+    try:
+        failure = Error.from_exception(error)
+    except Exception as unreadable:
+        if not is_own_failure(unreadable):
+            raise
+        # The application's exception cannot say what it is; the span must end all the same.
+        failure = Error(None, type(error).__qualname__, error)
+    message = (failure.message or "").encode(errors="replace")
+    if len(message) > MOST_MESSAGE_BYTES:
+        beginning = message[: MOST_MESSAGE_BYTES - len(_ELLIPSIS)].decode(errors="ignore")
+        failure.message = beginning + _ELLIPSIS
+    return failure

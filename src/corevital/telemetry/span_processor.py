@@ -15,6 +15,7 @@ from opentelemetry.util.genai.utils import get_content_capturing_mode
 
 from corevital import semconv
 from corevital.assess.assessment import Assessment, assess
+from corevital.assess.wording import counted
 from corevital.record import GenerationRecord
 from corevital.settings import Settings, StepEvents, load_settings
 from corevital.telemetry.attributes import (
@@ -27,6 +28,7 @@ from corevital.telemetry.attributes import (
 )
 from corevital.telemetry.events import TimedEvent, layers_event, prompt_event, step_events
 from corevital.telemetry.handover import Delivery, handover_in, without_texts
+from corevital.telemetry.size_limit import within_limit
 from corevital.telemetry.step_selection import select_steps
 from corevital.version import __version__
 
@@ -34,6 +36,7 @@ _ON_SPANS: Final = (ContentCapturingMode.SPAN_ONLY, ContentCapturingMode.SPAN_AN
 _ON_EVENTS: Final = (ContentCapturingMode.EVENT_ONLY, ContentCapturingMode.SPAN_AND_EVENT)
 EVALUATION_EVENT: Final = "gen_ai.evaluation.result"
 EVALUATION_NAME: Final = "corevital.risk"
+_FACTORS_TOLD: Final = 5
 _OTHER_SPAN_EVENTS: Final = 2
 _NO_LIMIT: Final = 2**31
 
@@ -88,22 +91,25 @@ class CoreVitalSpanProcessor(SpanProcessor):
         """
         record = delivery.record
         if not record.observed:
-            span.set_attributes(
-                capture_attributes(record.capture) | intervention_attributes(record)
-            )
+            found = capture_attributes(record.capture) | intervention_attributes(record)
+            span.set_attributes(within_limit(found, span))
             return None
         profile = self._settings.profile_of(record.model.family)
         calibration = self._calibrations.for_model(record.model)
         assessment = assess(record, profile, calibration, self._settings.risk_levels)
         shown = delivery if self._content in _ON_SPANS else without_texts(delivery)
-        span.set_attributes(
+        evaluation = _evaluation(span, record, assessment)
+        found = (
             record_attributes(record)
+            # Until events are written, no step has one.
+            | {semconv.STEPS_WITHOUT_EVENT: record.steps}
             | assessment_attributes(assessment)
             | narrative_attributes(record, assessment, shown.token_texts)
         )
+        span.set_attributes(within_limit(found, span, evaluation))
         onsets = [loop.onset_step for loop in assessment.loops]
         self._write_events(span, delivery, profile.high_entropy_bits, onsets)
-        self._logger().emit(_evaluation(span, record, assessment))
+        self._logger().emit(evaluation)
         return assessment
 
     def _write_events(
@@ -112,7 +118,6 @@ class CoreVitalSpanProcessor(SpanProcessor):
         record = delivery.record
         where = self._settings.step_events
         if where is StepEvents.NONE:
-            span.set_attribute(semconv.STEPS_WITHOUT_EVENT, record.steps)
             return
         on_span = where in (StepEvents.SPAN, StepEvents.BOTH)
         limit = max(_event_limit(span) - _OTHER_SPAN_EVENTS, 0) if on_span else record.steps
@@ -158,7 +163,11 @@ def _log_record(span: Span, event: TimedEvent) -> LogRecord:
 def _evaluation(span: Span, record: GenerationRecord, assessment: Assessment) -> LogRecord:
     """The standard GenAI event for the assessment of a model's output."""
     risk = assessment.risk
-    factors = "".join(f", {factor.name} {factor.contribution:.2f}" for factor in risk.factors)
+    largest = sorted(risk.factors, key=lambda factor: -factor.contribution)
+    parts = [f"{factor.name} {factor.contribution:.2f}" for factor in largest[:_FACTORS_TOLD]]
+    if more := len(largest) - len(parts):
+        parts.append(counted(more, "smaller factor"))
+    factors = "".join(f", {part}" for part in parts)
     explanation = f"{risk.source.value}; published heuristic {risk.heuristic:.2f}{factors}"
     attributes: dict[str, Value] = {
         gen_ai_attributes.GEN_AI_EVALUATION_NAME: EVALUATION_NAME,
