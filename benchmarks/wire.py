@@ -5,7 +5,8 @@
 Each generation is exported by itself, over HTTP, once plain and once compressed, to a receiver that
 counts bytes. Those of the resource and the scope, which all that is exported together shares, are
 counted apart; so are metrics, which are sent once an interval, whatever was generated. ``--write``
-replaces the committed results.
+replaces the committed results. A last table says how many attributes, events, log records and
+series of metrics there are.
 
 Exits with status 1 where the span and the log record of a generation without step events are not
 under 4 kB together.
@@ -50,6 +51,7 @@ from benchmarks.counting_receiver import (
     counting_receiver,
 )
 from benchmarks.markdown import table
+from benchmarks.volume import TOKENS, Volume, counts, volumes
 from corevital import CoreVitalInstrumentor
 from corevital.record import CaptureMode
 from corevital.settings import StepEvents
@@ -248,8 +250,8 @@ def metrics(rows: Sequence[Row]) -> str:
     return table(("Capture", "Bytes an export", "gzip"), body)
 
 
-def report(rows: Sequence[Row], conditions: str) -> str:
-    """Both tables in Markdown, and how they were made."""
+def report(rows: Sequence[Row], sent: Sequence[Volume], conditions: str) -> str:
+    """All tables in Markdown, and how they were made."""
     return "\n".join(
         (
             "# Bytes on the wire",
@@ -273,6 +275,14 @@ def report(rows: Sequence[Row], conditions: str) -> str:
             "",
             metrics(rows),
             "",
+            "## By number",
+            "",
+            f"A process that has generated {TOKENS} tokens with one model, with step events on the "
+            "span and in the log. Of a histogram, Prometheus has a series for each bucket, the sum "
+            "and the count.",
+            "",
+            counts(sent),
+            "",
         )
     )
 
@@ -295,7 +305,7 @@ def smollm2(folder: str) -> Generate:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="default: SmolLM2-135M-Instruct, fetched once")
     parser.add_argument("--tokens", type=int, nargs="+", default=[50, 500])
@@ -315,7 +325,7 @@ def main() -> None:
         f"{each} {version(each)}" for each in ("opentelemetry-sdk", "torch", "transformers")
     )
     made = f"{name}, {datetime.now(UTC):%Y-%m-%d}, {packages}."
-    results = report(rows, made)
+    results = report(rows, list(volumes(generate)), made)
     print(results)
     if options.write:
         RESULTS.write_text(results, encoding="utf-8")

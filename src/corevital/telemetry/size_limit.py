@@ -65,6 +65,12 @@ CUTS: Final = (
         ),
         "The same numbers have another name as well",
     ),
+    Cut((semconv.SIGNAL_EVIDENCE,), "The narrative has that of the two worst"),
+    Cut(
+        (semconv.BLAME_SEVERITIES, semconv.BLAME_REASONS),
+        "The narrative has the two worst layers",
+        keep=1,
+    ),
     Cut(
         (semconv.BASELINE_ANOMALIES, semconv.CONSISTENCY_VIOLATIONS),
         "The first show the fault",
@@ -79,8 +85,6 @@ CUTS: Final = (
         ),
         "Of the prompt, the surprisal says most",
     ),
-    Cut((semconv.SIGNAL_EVIDENCE,), "The narrative has that of the worst"),
-    Cut((semconv.BLAME_SEVERITIES, semconv.BLAME_REASONS), "The worst layer is enough", keep=1),
     Cut(
         (
             semconv.ENCODER_L2_MEAN,
