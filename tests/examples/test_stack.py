@@ -66,6 +66,8 @@ def test_versions_are_pinned_and_those_that_the_tests_use() -> None:
     assert tested.keys() == {"tempo", "prometheus", "alertmanager", "loki"}
     assert {name: images[name] for name in tested} == tested
     assert images["collector"] == KINDS["otelcol"].image
+    dockerfile = (STACK / "Dockerfile").read_text()
+    assert set(re.findall(r"(torch|transformers)==\d", dockerfile)) == {"torch", "transformers"}
 
 
 @pytest.mark.parametrize(("service", "source", "target"), MOUNTS)

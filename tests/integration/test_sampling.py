@@ -10,6 +10,7 @@ import pytest
 
 from corevital import semconv
 from corevital.assess import signals
+from corevital.intervention import Condition
 from tests.integration.conftest import StartCollector
 from tests.integration.overlays import BASE, to_receiver
 from tests.integration.servers import COLLECTOR_CONFIG
@@ -42,6 +43,7 @@ RISKY: dict[str, dict[str, Any]] = {
         for name in signals.SEVERITY
         if name != signals.CONFIDENT_REPETITION_RISK
     },
+    **{f"stopped for {each}": {semconv.INTERVENTION_REASON: each.value} for each in Condition},
     "failure of the capture": {semconv.CAPTURE_FAILURES: 1},
     "contradiction": {semconv.CONSISTENCY_VIOLATIONS: ["steps: 3 is not 4"]},
 }
