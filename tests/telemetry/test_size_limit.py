@@ -9,9 +9,11 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+import torch
 from hypothesis import example, given, settings
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as gen_ai
 from opentelemetry.semconv.attributes import error_attributes
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
@@ -25,9 +27,12 @@ from corevital.telemetry.attributes import assessment_attributes, record_attribu
 from corevital.telemetry.handover import Delivery
 from corevital.telemetry.request import MOST_MESSAGE_BYTES
 from corevital.telemetry.size_limit import CUTS, LIMIT
+from corevital.telemetry.wire_size import record_size
 from tests.dashboards.panels import queries
-from tests.instrumentation import attributes
+from tests.instrumentation import attributes, identity
+from tests.models import tiny_model, tiny_prompt
 from tests.providers import Telemetry, in_memory_telemetry
+from tests.telemetry.conftest import Instrument
 from tests.telemetry.findings import assessments, longest_assessment, longest_record, records
 from tests.telemetry.records import full_record
 
@@ -183,3 +188,29 @@ def test_what_alerts_sampling_and_dashboards_look_for_is_never_left_out() -> Non
 
     assert found >= {semconv.RISK_SCORE, semconv.NAN_OR_INF, semconv.SIGNAL_NAMES}
     assert found & left_out == set()
+
+
+def test_each_sequence_of_a_batch_has_the_limit_to_itself(
+    telemetry: Telemetry, instrument: Instrument
+) -> None:
+    instrument(step_events="none")
+    model: Any = tiny_model("llama", num_hidden_layers=24)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight.mul_(1000.0)
+    torch.manual_seed(0)
+    model.generate(tiny_prompt(), do_sample=True, max_new_tokens=12, num_return_sequences=3)
+
+    *children, call = telemetry.spans()
+    evaluations = {log.log_record.span_id: record_size(log.log_record) for log in telemetry.logs()}
+    assert len(children) == len(evaluations) == 3
+    for child in children:
+        assert encoded(child) + evaluations[identity(child).span_id] < LIMIT
+        assert attributes(child)[semconv.OMITTED] > 0
+    assert encoded(call) < LIMIT
+    assert semconv.OMITTED not in attributes(call)
+
+
+def encoded(span: ReadableSpan) -> int:
+    (sent,) = encode_spans([span]).resource_spans[0].scope_spans[0].spans
+    return sent.ByteSize()
