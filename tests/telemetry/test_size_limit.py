@@ -166,6 +166,14 @@ def test_the_less_room_there_is_the_less_is_told(telemetry: Telemetry) -> None:
     assert omitted == sorted(omitted)
 
 
+def test_what_is_replaced_takes_no_room(telemetry: Telemetry) -> None:
+    once = written(telemetry, full_record())
+    # As in the span of another instrumentation, around two calls.
+    twice = written(telemetry, full_record(), None, "", **once)
+
+    assert twice == once
+
+
 @pytest.mark.parametrize(
     "name", [gen_ai.GEN_AI_INPUT_MESSAGES, gen_ai.GEN_AI_OUTPUT_MESSAGES, "app.document"]
 )

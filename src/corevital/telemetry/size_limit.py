@@ -163,7 +163,8 @@ def within_limit(
     events, and attributes that the application itself has set. Where something is left out,
     `semconv.OMITTED` says of how many attributes.
     """
-    room = LIMIT - 1 - _occupied(span) - (record_size(evaluation) if evaluation is not None else 0)
+    room = LIMIT - 1 - _occupied(span, attributes)
+    room -= record_size(evaluation) if evaluation is not None else 0
     needed = attributes_size(attributes)
     kept, cut = dict(attributes), set[str]()
     if needed > room:
@@ -183,14 +184,14 @@ def within_limit(
     return kept | ({semconv.OMITTED: len(cut)} if cut else {})
 
 
-def _occupied(span: Span) -> int:
-    """Bytes of what the span has already; nothing is known of one that is not the SDK's."""
+def _occupied(span: Span, replaced: Mapping[str, Value]) -> int:
+    """Bytes of what the span has and keeps; nothing is known of one that is not the SDK's."""
     if not isinstance(span, ReadableSpan):
         return 0
     counted = {
         name: value
         for name, value in (span.attributes or {}).items()
-        if name.startswith(_COUNTED) and name not in CONTENT
+        if name.startswith(_COUNTED) and name not in CONTENT and name not in replaced
     }
     return span_size(span) + attributes_size(counted)
 
