@@ -223,6 +223,9 @@ def emitted(smollm2: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> I
             generate(tiny_model("llama"), max_new_tokens=30)
         with instrumented(telemetry, capture="summary", step_events="none"):
             generate(tiny_model("gpt2"))
+        with instrumented(telemetry, prompt=False, step_events="none"):
+            # With room for the numbers behind its signals.
+            generate(model_with(collapse_attention), max_new_tokens=12)
         with instrumented(telemetry, calibration=calibration):
             generate(tiny_model("llama"))
             generate(tiny_model("gpt2"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.wire import Weight, generations, measure, metrics, too_heavy, weighing
+from benchmarks.wire import RESULTS, Weight, generations, measure, metrics, too_heavy, weighing
 from corevital import intervene
 from corevital.record import CaptureMode
 from corevital.settings import StepEvents
@@ -108,3 +108,27 @@ def test_every_way_is_measured() -> None:
     assert generations(rows).count("\n") == len(rows) + 1
     assert metrics(rows).count("\n") == len(CaptureMode) + 1
     assert too_heavy(rows) == []
+
+
+def rows(page: str) -> list[list[str]]:
+    lines = [line for line in page.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_production_says_what_was_measured() -> None:
+    measured = rows(RESULTS.read_text(encoding="utf-8"))
+    generations_ = [[*row[:5], row[7]] for row in measured if len(row) == 9]
+    by_number = [row for row in measured if len(row) == 5]
+    page = RESULTS.parents[2] / "docs" / "production.md"
+    _, _, sizing = page.read_text(encoding="utf-8").partition("## Sizing")
+    told = rows(sizing.partition("## Sampling")[0])
+
+    assert len(generations_) == 26
+    assert len(by_number) == len(CaptureMode)
+    assert [row for row in told if len(row) == 5] == by_number
+    sizes = [row for row in told if len(row) == 6]
+    assert len(sizes) > 10
+    assert [row for row in sizes if row not in generations_] == []
+    for row in generations_:
+        if "`none`" in row[0]:
+            assert int(row[4]) < LIMIT
