@@ -15,12 +15,8 @@ import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from corevital.capture.attention import (
-    AttentionCall,
-    AttentionReducer,
-    head_statistics,
-    weight_statistics,
-)
+from corevital.capture.attention import AttentionCall, AttentionReducer
+from corevital.capture.attention_scores import head_statistics, weight_statistics
 from corevital.record import AttentionColumns
 from tests.capture.observe import observe
 from tests.models import tiny_model, tiny_prompt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from corevital.capture.attention import head_statistics, log_visible, weight_statistics
+from corevital.capture.attention_scores import head_statistics, log_visible, weight_statistics
 
 
 class RowStatistics:

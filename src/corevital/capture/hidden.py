@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from corevital.capture.autocast import unaffected_by_autocast
-from corevital.capture.chunk import MOST_STEPS, Chunk, steps_together
+from corevital.capture.chunk import MOST_STEPS, Chunk, bytes_together, steps_together
 from corevital.capture.lags import LagCosines
+from corevital.capture.scratch import Scratch
 
 CLAMP: Final = 1e6
 
@@ -25,7 +26,8 @@ def hidden_statistics(states: Tensor) -> Tensor:
         of the states clamped to +-1e6, then the fraction of elements clamped and 1.0 where any
         element was NaN or Inf before clamping.
     """
-    peak = states.abs().amax(-1)
+    # Not of the absolute values: that would write them all.
+    peak = torch.maximum(states.amax(-1), -states.amin(-1))
     if _known_within_range(peak):
         clamped, clip_fraction = states, torch.zeros_like(peak)
     else:
@@ -71,6 +73,7 @@ class HiddenReducer:
         self._steps_together = 1
         self._several_devices = False
         self._previous_last: Tensor | None = None
+        self._memory = Scratch()
         self.chunks: list[Chunk] = []
         self.last_layer_cosines: list[Tensor] = []
         self._lags = LagCosines()
@@ -83,7 +86,8 @@ class HiddenReducer:
             self.reduce()
             self._positions = positions
             per_step = 4 * sum(state.numel() for state in states.values())
-            self._steps_together = steps_together(per_step, self._most_steps)
+            most = bytes_together(next(reversed(states.values())).device)
+            self._steps_together = steps_together(per_step, self._most_steps, most)
             self._several_devices = len({state.device for state in states.values()}) > 1
         self._steps.append(step)
         self._states += states.values()
@@ -106,8 +110,7 @@ class HiddenReducer:
         if self._several_devices:
             device = self._states[-1].device
             self._states = [state.to(device, non_blocking=True) for state in self._states]
-        states = torch.stack(self._states).float()
-        states = states.view(len(self._steps), len(self._positions), *states.shape[1:]).squeeze(-2)
+        states = self._stacked()
         last = states[:, -1]
         previous = self._previous_last
         if previous is None:
@@ -121,3 +124,14 @@ class HiddenReducer:
         self._previous_last = last[-1:].clone()
         self._steps.clear()
         self._states.clear()
+
+    def _stacked(self) -> Tensor:
+        """The pending states ``[n, l, B, D]`` in float32."""
+        first = self._states[0]
+        shape = (len(self._states), *first.shape)
+        states = self._memory.tensor(shape, torch.float32, first.device)
+        if all(state.dtype == torch.float32 for state in self._states):
+            torch.stack(self._states, out=states)
+        else:
+            states.copy_(torch.stack(self._states))
+        return states.view(len(self._steps), len(self._positions), *first.shape[::2])

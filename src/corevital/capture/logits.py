@@ -34,7 +34,12 @@ def logit_statistics(
 
     Entropy and surprisal: Shannon, A Mathematical Theory of Communication (1948).
     """
-    entropy, margin, mass, log_normalizer = distribution_statistics(logits, top_k, scratch)
+    return _statistics(logits.clamp_(min=_IMPOSSIBLE), token_ids, top_k, scratch)
+
+
+def _statistics(logits: Tensor, token_ids: Tensor, top_k: int, scratch: Tensor | None) -> Tensor:
+    """``logit_statistics`` of logits that have been clamped."""
+    entropy, margin, mass, log_normalizer = _distribution(logits, top_k, scratch)
     chosen = logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
     return torch.stack((entropy, surprisal(chosen, log_normalizer), margin, mass))
 
@@ -53,7 +58,13 @@ def distribution_statistics(
     p1 - p2, sum of the top-k probabilities; then the logarithm (nats) of the sum of the exponents
     of the logits. Each ``[...]``.
     """
-    logits.clamp_(min=_IMPOSSIBLE)
+    return _distribution(logits.clamp_(min=_IMPOSSIBLE), top_k, scratch)
+
+
+def _distribution(
+    logits: Tensor, top_k: int, scratch: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``distribution_statistics`` of logits that have been clamped."""
     probabilities = torch.softmax(logits, dim=-1, out=scratch)
     largest = _largest(logits, max(top_k, 2))
     # The largest probability is exp(largest logit - log normalizer): the normalizer costs no
@@ -84,7 +95,8 @@ def _largest(logits: Tensor, k: int) -> Tensor:
     blocks = logits[..., :whole].unflatten(-1, (-1, _BLOCK))
     best = torch.topk(blocks.amax(-1), k, dim=-1, sorted=False).indices
     candidates = blocks.gather(-2, best.unsqueeze(-1).expand(*best.shape, _BLOCK)).flatten(-2)
-    candidates = torch.cat((candidates, logits[..., whole:]), dim=-1)
+    if whole < vocabulary:
+        candidates = torch.cat((candidates, logits[..., whole:]), dim=-1)
     return torch.topk(candidates, k, dim=-1).values
 
 
@@ -146,11 +158,12 @@ class LogitsReducer:
             self._buffers = (stacked, torch.empty_like(stacked))
         logits, scratch = (buffer[: len(pending)] for buffer in self._buffers)
         if pending[0].dtype == torch.float32:
-            torch.stack(pending, out=logits)
+            for own, given in zip(logits, pending, strict=True):
+                torch.clamp(given, min=_IMPOSSIBLE, out=own)
         else:
-            logits.copy_(torch.stack(pending))
+            logits.copy_(torch.stack(pending)).clamp_(min=_IMPOSSIBLE)
         token_ids = token_ids.to(logits.device, non_blocking=True)
-        self.chunks.append(logit_statistics(logits, token_ids, self._top_k, scratch))
+        self.chunks.append(_statistics(logits, token_ids, self._top_k, scratch))
 
     def result(self) -> Tensor | None:
         """``[4, S, B]`` on the device, ``None`` if no step was reduced."""

@@ -8,13 +8,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from corevital.capture.attention import (
-    AttentionCall,
-    ScoreOptions,
-    grouped_scores,
-    stacked_bias,
-)
+from corevital.capture.attention import AttentionCall
 from corevital.capture.attention_rows import RowStatistics
+from corevital.capture.attention_scores import ScoreOptions, grouped_scores, stacked_bias
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.hidden import cosine
 from corevital.capture.logits import LN2

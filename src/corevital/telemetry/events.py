@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,22 +27,23 @@ class TimedEvent:
 def step_events(delivery: Delivery, steps: list[int]) -> Iterator[TimedEvent]:
     """One ``corevital.step`` event for each of ``steps``."""
     record = delivery.record
-    columns = _step_columns(record)
+    # Of Python's own numbers: taking one from an array costs ten times as long.
+    columns = [(name, values[steps].tolist()) for name, values in _step_columns(record).items()]
+    token_ids, times_ns = record.token_ids[steps].tolist(), record.step_time_ns[steps].tolist()
     bad_layers = _non_finite_layers(record)
-    for step in steps:
+    for place, step in enumerate(steps):
         attributes: dict[str, Value] = {
             semconv.STEP_INDEX: step,
-            semconv.STEP_TOKEN_ID: int(record.token_ids[step]),
+            semconv.STEP_TOKEN_ID: token_ids[place],
         }
         if delivery.token_texts is not None:
             attributes[semconv.STEP_TOKEN_TEXT] = delivery.token_texts[step]
-        for name, values in columns.items():
-            value = values[step]
-            if np.isfinite(value):
-                attributes[name] = value.item()
+        for name, values in columns:
+            if math.isfinite(values[place]):
+                attributes[name] = values[place]
         if step in bad_layers:
             attributes[semconv.STEP_NON_FINITE_LAYERS] = bad_layers[step]
-        yield TimedEvent(semconv.EVENT_STEP.name, int(record.step_time_ns[step]), attributes)
+        yield TimedEvent(semconv.EVENT_STEP.name, times_ns[place], attributes)
 
 
 def _step_columns(record: GenerationRecord) -> dict[str, NDArray[np.generic]]:

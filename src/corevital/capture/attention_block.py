@@ -1,0 +1,222 @@
+"""Attention rows of a few consecutive steps, reduced together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from corevital.capture.attention_scores import (
+    ScoreOptions,
+    grouped_scores,
+    score_statistics,
+    sink_statistics,
+    stacked_bias,
+    weight_statistics,
+)
+from corevital.capture.chunk import bytes_together, steps_together
+from corevital.capture.masks import LOWEST, additive_mask
+from corevital.capture.scratch import Scratch
+
+
+@dataclass(slots=True)
+class StepLayers:
+    """Layers of one step whose attention has the same shape, mask and options.
+
+    ``rows`` are the newest queries ``[B, H, 1, D]``, or their weights ``[B, H, 1, K]`` where the
+    backend gives them.
+    """
+
+    shape: torch.Size
+    mask: Any
+    options: ScoreOptions
+    needs_scores: bool
+    queries: int
+    key_count: int
+    positions: list[int] = field(default_factory=list)
+    rows: list[Tensor] = field(default_factory=list)
+    sinks: list[Tensor] = field(default_factory=list)
+    biases: list[Tensor] = field(default_factory=list)
+
+    def newest_mask(self, device: torch.device) -> Tensor | None:
+        """Additive mask of the newest row, broadcasting to ``[B, H, 1, K]``."""
+        newest = (self.queries - 1, self.queries)
+        window = self.options.sliding_window
+        return additive_mask(self.mask, newest, self.queries, self.key_count, window, device)
+
+
+class RowMemory:
+    """Where the scores and the weights of a few layers stand."""
+
+    def __init__(self) -> None:
+        self.products = Scratch()
+        self.scores = Scratch()
+        self.weights = Scratch()
+
+
+class WeighedRows(NamedTuple):
+    """The rows of some layers of a block: those at ``places``.
+
+    ``weights`` ``[l, B, H, n, K]`` hold until the next layers are weighed; ``concentration`` and
+    ``entropy`` (nats) are ``[l, B, H, n]``.
+    """
+
+    places: slice
+    weights: Tensor
+    concentration: Tensor
+    entropy: Tensor
+
+
+class Block:
+    """The same layers over a few consecutive steps.
+
+    Attributes:
+        steps: those added.
+    """
+
+    def __init__(self, layers: StepLayers, most_steps: int, keys_per_step: int) -> None:
+        self._keys_per_step = keys_per_step
+        batch, heads = layers.shape[:2]
+        per_step = 4 * len(layers.rows) * batch * heads * layers.key_count
+        self._room = steps_together(per_step, most_steps)
+        self._layers: list[StepLayers] = []
+        self.steps: list[int] = []
+
+    @property
+    def positions(self) -> list[int]:
+        """Of the layers."""
+        return self._layers[-1].positions
+
+    @property
+    def key_count(self) -> int:
+        """Keys of the newest step."""
+        return self._layers[-1].key_count
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are reduced."""
+        return self._layers[-1].rows[-1].device
+
+    def continues_with(self, layers: StepLayers) -> bool:
+        """Whether a step can be reduced together with those added before."""
+        last = self._layers[-1]
+        return (
+            len(self.steps) < self._room
+            and layers.key_count == last.key_count + self._keys_per_step
+            and layers.options == last.options
+            and layers.shape[:2] == last.shape[:2]
+            and layers.needs_scores == last.needs_scores
+        )
+
+    def add(self, step: int, layers: StepLayers) -> None:
+        """Add one step."""
+        self.steps.append(step)
+        self._layers.append(layers)
+
+    def weigh(
+        self, keys: dict[int, Tensor], mask: Tensor | None, memory: RowMemory
+    ) -> Iterator[WeighedRows]:
+        """The rows of all layers, as many layers at a time as go well together.
+
+        Args:
+            keys: by layer position.
+            mask: what ``mask`` returned.
+            memory: where to compute.
+        """
+        last = self._layers[-1]
+        per_layer = 4 * last.shape[0] * last.shape[1] * len(self._layers) * last.key_count
+        together = max(1, bytes_together(self.device) // max(per_layer, 1))
+        for start in range(0, len(last.positions), together):
+            places = slice(start, start + together)
+            if last.needs_scores:
+                scores = self._scores(keys, places, memory)
+                if last.biases:
+                    scores.add_(self._bias(places))
+                if mask is not None:
+                    scores.add_(mask).clamp_(min=LOWEST)
+                if last.sinks:
+                    weighed = sink_statistics(scores, last.sinks[places])
+                else:
+                    weights = memory.weights.tensor(scores.shape, scores.dtype, scores.device)
+                    weighed = score_statistics(scores, weights)
+            else:
+                weights = self._padded_weights(places, memory)
+                weighed = weights, *weight_statistics(weights)
+            yield WeighedRows(places, *weighed)
+
+    def _scores(self, keys: dict[int, Tensor], places: slice, memory: RowMemory) -> Tensor:
+        """Scaled and capped scores of some layers at all steps, ``[l, B, H, n, K]``."""
+        last, device = self._layers[-1], self.device
+        positions = last.positions[places]
+        dtype = keys[positions[-1]].dtype
+        shape = (len(positions), *last.shape[:2], len(self._layers), last.key_count)
+        scores = memory.products.tensor(shape, dtype, device)
+        rows = zip(*(layers.rows[places] for layers in self._layers), strict=True)
+        for own, position, queries in zip(scores, positions, rows, strict=True):
+            query = queries[0] if len(queries) == 1 else torch.cat(queries, dim=2)
+            key = keys[position][:, :, : last.key_count]
+            if key.device == device and key.dtype == dtype:
+                grouped_scores(query, key, out=own)
+            else:
+                own.copy_(grouped_scores(query, key), non_blocking=True)
+        if dtype != torch.float32:
+            exact = memory.scores.tensor(shape, torch.float32, device)
+            return last.options.apply(scores, last.shape[3], exact)
+        return last.options.apply(scores, last.shape[3])
+
+    def _bias(self, places: slice) -> Tensor:
+        """Position bias of some layers at all steps, broadcasting to ``[l, B, H, n, K]``."""
+        keys = self._layers[-1].key_count
+        steps = []
+        for layers in self._layers:
+            bias = stacked_bias(layers.biases[places], self.device)
+            steps.append(torch.nn.functional.pad(bias, (0, keys - layers.key_count)))
+        return steps[0] if len(steps) == 1 else torch.cat(steps, dim=3)
+
+    def _padded_weights(self, places: slice, memory: RowMemory) -> Tensor:
+        """Weights of some layers at all steps, ``[l, B, H, n, K]``, 0 beyond a step's last key."""
+        last, device = self._layers[-1], self.device
+        layers_given = len(last.rows[places])
+        shape = (layers_given, *last.shape[:2], len(self._layers), last.key_count)
+        weights = memory.weights.tensor(shape, torch.float32, device).zero_()
+        for at, layers in enumerate(self._layers):
+            on_device = [row.to(device, non_blocking=True) for row in layers.rows[places]]
+            weights[..., at, : layers.key_count] = torch.stack(on_device).squeeze(-2)
+        return weights
+
+    def mask(self) -> Tensor | None:
+        """Additive mask that broadcasts to ``[B, H, n, K]``; ``None`` if all keys are visible."""
+        masks = [layers.newest_mask(self.device) for layers in self._layers]
+        if len(masks) == 1:
+            return masks[0]
+        keys = self._layers[-1].key_count
+        if self._keys_per_step == 0 and all(mask is None for mask in masks):
+            return None
+        shape = (len(masks), keys)
+        causal = torch.full(shape, LOWEST, dtype=torch.float32, device=self.device)
+        causal.triu_(keys - (len(masks) - 1) * self._keys_per_step)
+        if all(mask is None for mask in masks):
+            return causal
+        wide = [
+            causal[at] if mask is None else _widened(mask, keys) for at, mask in enumerate(masks)
+        ]
+        return torch.cat([mask.expand(*_broadcast(wide), 1, keys) for mask in wide], dim=2)
+
+
+def _widened(mask: Tensor, keys: int) -> Tensor:
+    return torch.nn.functional.pad(mask, (0, keys - mask.shape[-1]), value=LOWEST)
+
+
+def _broadcast(masks: list[Tensor]) -> tuple[int, int]:
+    shapes = [mask.shape[:2] for mask in masks if mask.dim() == 4]
+    return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
+
+
+def row_bias(bias: Tensor, query: int, keys: int) -> Tensor:
+    """One query's part of a position bias ``[B or 1, H, Q, K]``, for the first ``keys``."""
+    row = bias[:, :, query : query + 1, :keys]
+    # A copy where a view would keep the bias of a whole prompt alive.
+    return row if bias.shape[2] == 1 else row.clone()

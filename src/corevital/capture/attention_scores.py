@@ -1,0 +1,161 @@
+"""From queries and keys to attention weights and their statistics, on the model's own backend."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from corevital.capture.masks import LOWEST
+
+LN2: Final = math.log(2.0)
+_TINY: Final = torch.finfo(torch.float32).tiny
+COLLAPSED_BELOW: Final = 0.03
+FOCUSED_ABOVE: Final = 0.9
+# Products of float16 queries and keys can exceed that type before they are scaled. A power of 2
+# takes them out of reach, and out again, without rounding.
+_FLOAT16_HEADROOM: Final = 2.0**8
+
+
+def grouped_scores(query: Tensor, key: Tensor, out: Tensor | None = None) -> Tensor:
+    """Attention scores ``q . K^T``, with grouped-query heads, for ``ScoreOptions.apply`` to scale.
+
+    Args:
+        query: ``[B, H, Q, D]``, after rotary embedding.
+        key: ``[B, Hkv, K, D]``; Hkv divides H.
+        out: where to write the scores, contiguous, of the key's type.
+
+    Returns:
+        ``[B, H, Q, K]`` in the key's type, which under autocast may not be the query's; a part of
+        the scores where that is float16.
+    """
+    batch, heads, queries, width = query.shape
+    key_heads = key.shape[1]
+    query = query.to(key.dtype)
+    if key.dtype == torch.float16:
+        query = query / _FLOAT16_HEADROOM
+    rows = query.reshape(batch * key_heads, heads // key_heads * queries, width)
+    if out is not None:
+        out = out.view(*rows.shape[:2], -1)
+    scores = torch.bmm(rows, key.reshape(batch * key_heads, -1, width).mT, out=out)
+    return scores.view(batch, heads, queries, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreOptions:
+    """What an attention function does between the scores and the softmax."""
+
+    scaling: float | None
+    softcap: float | None
+    sliding_window: int | None
+    has_sinks: bool
+    has_bias: bool
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> ScoreOptions:
+        """The keyword arguments of an attention function."""
+        get = options.get
+        return cls(
+            get("scaling"),
+            get("softcap"),
+            get("sliding_window"),
+            get("s_aux") is not None,
+            get("position_bias") is not None,
+        )
+
+    def apply(self, scores: Tensor, width: int, out: Tensor | None = None) -> Tensor:
+        """Scale and cap what ``grouped_scores`` gave, in float32; ``width`` is that of a head.
+
+        Scores in float32 are overwritten; others are written to ``out``, if it is given.
+        """
+        scaling = width**-0.5 if self.scaling is None else self.scaling
+        if scores.dtype == torch.float16:
+            scaling *= _FLOAT16_HEADROOM
+        scores = scores.float() if out is None else out.copy_(scores)
+        scores.mul_(scaling)
+        if self.softcap is not None:
+            scores.div_(self.softcap).tanh_().mul_(self.softcap)
+        return scores
+
+
+def head_statistics(entropy: Tensor, normalized: Tensor, concentration: Tensor) -> Tensor:
+    """Reduce per-head entropies and largest weights over heads.
+
+    Args:
+        entropy: ``[..., H]`` in nats.
+        normalized: ``[..., H]``, entropy divided by the logarithm of the number of visible keys.
+        concentration: ``[..., H]``, largest weight of each head's row.
+
+    Returns:
+        ``[8, ...]``: entropy mean, minimum and maximum over heads (bits), normalised entropy mean,
+        concentration maximum and minimum, collapsed heads, focused heads. NaN entropies stay NaN.
+    """
+    return torch.stack(
+        (
+            entropy.mean(-1) / LN2,
+            entropy.amin(-1) / LN2,
+            entropy.amax(-1) / LN2,
+            normalized.mean(-1),
+            concentration.amax(-1),
+            concentration.amin(-1),
+            (normalized < COLLAPSED_BELOW).sum(-1).float(),
+            (concentration > FOCUSED_ABOVE).sum(-1).float(),
+        )
+    )
+
+
+def score_statistics(scores: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``softmax(scores)`` over the last dimension, its largest weight and its entropy (nats).
+
+    With the largest score at 0, the largest weight is exp(-log normalizer), so the entropy
+    ``log normalizer - sum(p * score)`` needs no logarithm of every weight. ``scores`` are
+    overwritten; the softmax is written to ``out``.
+    """
+    scores.sub_(scores.amax(-1, keepdim=True))
+    weights = torch.softmax(scores, dim=-1, out=out)
+    concentration = weights.amax(-1)
+    entropy = -torch.log(concentration) - torch.linalg.vecdot(weights, scores)
+    return weights, concentration, entropy
+
+
+def weight_statistics(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest weight and entropy (nats) of weights over the last dimension."""
+    logarithms = torch.log(weights.clamp(min=_TINY))
+    return weights.amax(-1), -torch.linalg.vecdot(weights, logarithms)
+
+
+def stacked_bias(
+    biases: list[Tensor],
+    device: torch.device,
+    queries: slice = slice(None),
+    keys: slice = slice(None),
+) -> Tensor:
+    """A part of some layers' position biases, ``[l or 1, B or 1, H, q, k]`` in float32."""
+    if all(bias is biases[0] for bias in biases):
+        biases = biases[:1]
+    return torch.stack([bias[:, :, queries, keys].to(device) for bias in biases]).float()
+
+
+def sink_statistics(scores: Tensor, sinks: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``score_statistics``, with a sink ``[H]`` in each layer.
+
+    A sink takes its part of the softmax but is no key.
+    """
+    column = torch.stack(sinks).float()[:, None, :, None, None].expand(*scores.shape[:-1], 1)
+    weights = torch.softmax(torch.cat((scores, column.to(scores.device)), dim=-1), dim=-1)
+    weights = weights[..., :-1]
+    return weights, *weight_statistics(weights)
+
+
+def log_visible(mask: Tensor | None, keys: int) -> Tensor | float:
+    """Natural logarithm of the number of visible keys, broadcasting to ``[l, B, H, n]``.
+
+    One visible key has no entropy: any positive divisor gives the 0 that the definition asks for.
+    """
+    if mask is None:
+        return math.log(max(keys, 2))
+    counts = (mask > LOWEST / 2).sum(-1).clamp(min=2)
+    return torch.log(counts.float())
