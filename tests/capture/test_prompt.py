@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
-import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from corevital.capture import prompt as prompt_module
 from corevital.capture.attention import AttentionCall
-from corevital.capture.prompt import LayerTransformation, PromptAttention, prompt_surprisal
+from corevital.capture.prompt import LayerTransformation, PromptAttention
 
 FOLDER = Path(__file__).parents[1] / "reference"
 
@@ -55,70 +52,6 @@ def test_layer_transformation_reference() -> None:
         observed.reduce()
         values = [observed.by_layer[layer].item() for layer in range(len(states) - 1)]
         assert values == pytest.approx(case["transformations"], abs=1e-5)
-
-
-@pytest.mark.parametrize("buffer_bytes", [None, 500], ids=["at once", "in chunks"])
-def test_prompt_surprisal_reference(
-    buffer_bytes: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if buffer_bytes is not None:
-        monkeypatch.setattr(prompt_module, "LOGITS_BYTES", buffer_bytes)
-    for case in reference("prompt_surprisal"):
-        logits = torch.tensor(case["logits"])[None]
-        surprisal, last = prompt_surprisal(
-            logits, nn.Identity(), torch.tensor(case["token_ids"])[None]
-        )
-        assert surprisal[0].tolist() == pytest.approx(case["surprisal_bits"], abs=1e-3)
-        assert torch.equal(last, logits[:, -1])
-
-
-def test_hooks_of_the_application_on_the_head_see_the_applications_calls_only() -> None:
-    head = nn.Linear(4, 8, bias=False)
-    seen: list[object] = []
-    head.register_forward_hook(lambda module, args, output: seen.append(output))
-    prompt_surprisal(torch.randn(1, 3, 4), head, torch.tensor([[1, 2, 3]]))
-    assert seen == []
-
-
-def test_only_one_part_of_the_logits_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[weakref.ref[torch.Tensor]] = []
-    alive: list[int] = []
-
-    class Head(nn.Linear):
-        def forward(self, input: torch.Tensor) -> torch.Tensor:
-            alive.append(sum(each() is not None for each in made))
-            product = super().forward(input)
-            made.append(weakref.ref(product))
-            return product
-
-    monkeypatch.setattr(prompt_module, "LOGITS_BYTES", 4 * 50 * 3)
-    ids = torch.randint(0, 50, (1, 9))
-    with torch.no_grad():
-        prompt_surprisal(torch.randn(1, 9, 8), Head(8, 50), ids)
-    assert alive == [0, 0, 0]
-
-
-@pytest.mark.parametrize("keeps", [False, True], ids=["a linear layer", "a head that keeps it"])
-def test_logits_that_the_head_keeps_stay_as_they_are(keeps: bool) -> None:
-    kept: list[torch.Tensor] = []
-
-    class Head(nn.Linear):
-        def forward(self, input: torch.Tensor) -> torch.Tensor:
-            kept.append(super().forward(input))
-            return kept[-1]
-
-    torch.manual_seed(0)
-    head, states = Head(8, 50), torch.randn(2, 9, 8)
-    ids = torch.randint(0, 50, (2, 9))
-    plain = nn.Linear(8, 50)
-    plain.load_state_dict(head.state_dict())
-    with torch.no_grad():
-        surprisal, newest = prompt_surprisal(states, head if keeps else plain, ids)
-        logits = plain(states)
-    expected = -torch.log_softmax(logits[:, :-1].double(), -1) / math.log(2)
-    torch.testing.assert_close(surprisal.double(), expected.gather(-1, ids[:, 1:, None])[..., 0])
-    torch.testing.assert_close(newest, logits[:, -1])
-    assert all(torch.equal(each, logits) for each in kept)
 
 
 def test_layers_of_a_long_prompt_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

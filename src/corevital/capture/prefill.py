@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from corevital.capture.attention import AttentionCall
-from corevital.capture.prompt import LayerTransformation, PromptAttention, prompt_surprisal
+from corevital.capture.prompt import LayerTransformation, PromptAttention
+from corevital.capture.prompt_surprisal import prompt_surprisal
 from corevital.capture.unobservable import Unobservable
 
 

@@ -6,20 +6,18 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from corevital.capture.attention import AttentionCall
 from corevital.capture.attention_rows import RowStatistics
 from corevital.capture.attention_scores import ScoreOptions, grouped_scores, stacked_bias
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.hidden import cosine
-from corevital.capture.logits import LN2
 from corevital.capture.masks import additive_mask
 
 SPARSE_ABOVE: Final = 0.01
 MOST_SPARSE_PER_LAYER: Final = 8192
 CHUNK_BYTES: Final = 2 * 2**20
-LOGITS_BYTES: Final = 12 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,50 +261,3 @@ class LayerTransformation:
         """Let go of the prompt's states."""
         self._before = None
         self._waiting.clear()
-
-
-def prompt_surprisal(states: Tensor, head: nn.Module, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Surprisal of every prompt token given those before it.
-
-    Args:
-        states: ``[B, P, D]``, the decoder's last hidden states.
-        head: the output embedding, ``D -> V``.
-        token_ids: ``[B, P]``.
-
-    Returns:
-        Surprisal ``[B, P - 1]`` in bits, and the head's logits ``[B, V]`` at the last position.
-    """
-    batch, length, _ = states.shape
-    vocabulary = getattr(head, "weight", states).shape[0]
-    most = max(1, LOGITS_BYTES // (4 * batch * vocabulary))
-    # Each part reads all of the head's weights: as few parts as fit, and even ones.
-    parts = -(-length // most)
-    surprisal: list[Tensor] = []
-    start = 1
-    for part in states.tensor_split(parts, dim=1):
-        of_part, newest = _part_surprisal(part, head, token_ids[:, start : start + part.shape[1]])
-        surprisal.append(of_part)
-        start += part.shape[1]
-    return torch.cat(surprisal, dim=1), newest
-
-
-def _part_surprisal(states: Tensor, head: nn.Module, predicted: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of some tokens; a function, because its logits are to be gone before the next's."""
-    # Not a call: hooks on the head are the application's, and not for this product.
-    product = head.forward(states)
-    logits = product.float()
-    newest = logits[:, -1].clone()
-    logits = logits[:, : predicted.shape[1]]
-    chosen = logits.gather(-1, predicted.unsqueeze(-1)).squeeze(-1)
-    # Nobody else holds what a linear layer makes, or what became float32 here.
-    if not (_is_linear(head) or product.dtype != torch.float32):
-        logits = logits.clone()
-    peak = logits.amax(-1, keepdim=True)
-    # torch.logsumexp takes ten times as long on a CPU.
-    log_normalizer = logits.sub_(peak).exp_().sum(-1).log() + peak.squeeze(-1)
-    return (log_normalizer - chosen).clamp(min=0.0) / LN2, newest
-
-
-def _is_linear(head: nn.Module) -> bool:
-    """Whether the head's product is a fresh tensor: a plain linear layer, as nobody changed it."""
-    return type(head) is nn.Linear and "forward" not in vars(head)
