@@ -79,9 +79,12 @@ class Block:
 
     def __init__(self, layers: StepLayers, most_steps: int, keys_per_step: int) -> None:
         self._keys_per_step = keys_per_step
-        batch, heads = layers.shape[:2]
-        per_step = 4 * len(layers.rows) * batch * heads * layers.key_count
-        self._room = steps_together(per_step, most_steps)
+        held = sum(row.numel() * row.element_size() for row in layers.rows)
+        # Each reduction reads all keys: of one layer as many steps as go well together.
+        computed = 4 * layers.shape[0] * layers.shape[1] * layers.key_count
+        most_bytes = bytes_together(layers.rows[-1].device)
+        most_steps = steps_together(held, most_steps)
+        self._room = steps_together(computed, most_steps, most_bytes)
         self._layers: list[StepLayers] = []
         self.steps: list[int] = []
 
