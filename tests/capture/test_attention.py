@@ -131,6 +131,22 @@ def test_layers_weighed_alone_equal_layers_weighed_together(
             assert_same(record.cross_attention, expected.cross_attention)
 
 
+def test_a_deeper_model_reads_its_keys_no_more_often() -> None:
+    layers, steps, before = 16, 32, 4096
+    keys = torch.randn(1, 2, before + steps, 4)
+    reducer = AttentionReducer()
+    for step in range(steps):
+        reducer.begin_step(append_only=True)
+        seen = keys[:, :, : before + step + 1]
+        for layer in range(layers):
+            query = torch.randn(1, 2, 1, 4)
+            reducer.observe(AttentionCall(layer, query, seen, None, None, {}))
+        reducer.end_step(step)
+    reducer.finish()
+    (chunk,) = reducer.chunks
+    assert chunk.steps == tuple(range(steps))
+
+
 def test_only_the_latest_keys_are_held() -> None:
     reducer = AttentionReducer()
     keys = torch.randn(1, 1, 12, 4)
