@@ -47,8 +47,8 @@ PLAIN: Final = "plain"
 WITHOUT_PROMPT: Final = "without prompt telemetry"
 FULL: Final = "full"
 NEW_TOKENS: Final = 8
-EARLY: Final = 1000
-"""The token at which the long generation is first looked at."""
+EARLY: Final = 2500
+"""The token at which the long generation is first looked at: scratch memory has its full size."""
 
 LONG: Final = 4096
 FIRST_LAYERS: Final = 4
