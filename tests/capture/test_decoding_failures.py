@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
+from types import ModuleType
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import torch
 
+from corevital.assess.assessment import assess
+from corevital.assess.profile import Profile
+from corevital.capture import attention, hidden, logits
 from corevital.capture import run as runs
 from corevital.capture.active import active_run
 from tests.capture.observe import observe, observing
@@ -62,6 +67,45 @@ def test_a_failure_is_logged_once_and_the_generation_goes_on(
     assert [each.getMessage() for each in caplog.records if each.name.startswith("corevital")] == [
         "Observing tokens failed; the generation goes on."
     ]
+
+
+@pytest.mark.parametrize(
+    ("signal", "place"),
+    [
+        ("logits", (logits, "_statistics")),
+        ("hidden", (hidden, "hidden_statistics")),
+        ("attention", (attention, "head_statistics")),
+    ],
+    ids=["logits", "hidden", "attention"],
+)
+def test_what_fails_at_a_later_step_leaves_a_record_that_can_be_assessed(
+    signal: str, place: tuple[ModuleType, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = getattr(*place)
+    calls: list[tuple[Any, ...]] = []
+
+    def broken_later(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise RuntimeError("broken")
+        return works(*arguments)
+
+    monkeypatch.setattr(*place, broken_later)
+    _, (record,) = observe(tiny_model("llama"), inputs=tiny_prompt(), max_new_tokens=100)
+
+    assert len(calls) == 2
+    assert getattr(record.capture, signal).reason == "RuntimeError: broken"
+    for columns in (record.logits, record.hidden, record.attention):
+        assert columns is None or {len(values) for values in by_step(columns)} == {100}
+    assert (record.logits is None) == (signal == "logits")
+    assert not assess(record, Profile()).flags.nan_or_inf
+
+
+def by_step(columns: Any) -> list[Any]:
+    """The columns that have a value for each step."""
+    constant = {"layers", "heads", "previous_token_weight"}
+    names = [each.name for each in fields(columns) if each.name not in constant]
+    return [getattr(columns, name) for name in names]
 
 
 class TimeLimit(Exception):

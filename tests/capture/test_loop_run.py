@@ -59,12 +59,23 @@ def cached(model: Any, input_ids: torch.Tensor, stopping_criteria: Any, **_: Any
             return input_ids
 
 
+def inferring(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+    """Greedy, with the forward passes alone in inference mode."""
+    cache, given = DynamicCache(config=model.config), input_ids
+    for _step in range(TOKENS):
+        with torch.inference_mode():
+            logits = model(given, past_key_values=cache, use_cache=True).logits
+        given = logits[:, -1:].argmax(-1)
+        input_ids = torch.cat((input_ids, given), dim=-1)
+    return input_ids
+
+
 def library_loop(model: Any, input_ids: Any, **options: Any) -> Any:
     """The library's own."""
     return GenerationMixin._sample(model, input_ids, **options)
 
 
-@pytest.mark.parametrize("loop", [uncached, cached, library_loop])
+@pytest.mark.parametrize("loop", [uncached, cached, inferring, library_loop])
 def test_a_loop_with_one_forward_pass_for_each_token(loop: Callable[..., Any]) -> None:
     sequences, records = with_loop(loop)
     assert [record.steps for record in records] == [TOKENS, TOKENS]

@@ -32,3 +32,10 @@ def test_a_tensor_beyond_what_is_reduced_at_once_has_room() -> None:
     size = bytes_together(CPU) // 4 + 1
     assert scratch.tensor((2,), torch.float32, CPU).shape == (2,)
     assert scratch.tensor((size,), torch.float32, CPU).fill_(1.0).sum() == size
+
+
+def test_memory_made_in_inference_mode_can_be_written_to_afterwards() -> None:
+    scratch = Scratch()
+    with torch.inference_mode():
+        scratch.tensor((3,), torch.float32, CPU).fill_(1.0)
+    assert scratch.tensor((3,), torch.float32, CPU).fill_(2.0).tolist() == [2.0, 2.0, 2.0]

@@ -160,6 +160,9 @@ def collect(run: GenerationRun) -> RunColumns | None:
         return None
     ids = run.input_ids.cpu().numpy()
     logits = run.logits.result()
+    if logits is not None and logits.shape[1] < run.steps:
+        # Observing a step failed: of a record there are those of every step or of none.
+        logits = None
     return collect_rows(
         run,
         ids[:, : run.prompt_length],

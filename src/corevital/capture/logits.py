@@ -10,6 +10,7 @@ from torch import Tensor
 
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import MOST_STEPS, steps_together
+from corevital.capture.scratch import Scratch
 
 LN2: Final = math.log(2.0)
 _BLOCK: Final = 128
@@ -113,7 +114,8 @@ class LogitsReducer:
         self._most_steps = most_steps
         self._steps_together = 1
         self._logits: list[Tensor] = []
-        self._buffers: tuple[Tensor, Tensor] | None = None
+        self._memory = Scratch()
+        self._scratch = Scratch()
         self.chunks: list[Tensor] = []
         self.reduced = 0
 
@@ -152,11 +154,9 @@ class LogitsReducer:
         if not pending:
             return
         self.reduced += len(pending)
-        if self._buffers is None or self._buffers[0].shape[0] < len(pending):
-            shape = (len(pending), *pending[0].shape)
-            stacked = torch.empty(shape, dtype=torch.float32, device=pending[0].device)
-            self._buffers = (stacked, torch.empty_like(stacked))
-        logits, scratch = (buffer[: len(pending)] for buffer in self._buffers)
+        shape, device = (len(pending), *pending[0].shape), pending[0].device
+        logits = self._memory.tensor(shape, torch.float32, device)
+        scratch = self._scratch.tensor(shape, torch.float32, device)
         if pending[0].dtype == torch.float32:
             for own, given in zip(logits, pending, strict=True):
                 torch.clamp(given, min=_IMPOSSIBLE, out=own)

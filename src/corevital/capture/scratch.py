@@ -28,5 +28,9 @@ class Scratch:
         if memory is None or not fits or memory.numel() < size:
             # All that is reduced at once, so that what a run holds does not grow with its rows.
             room = bytes_together(device) // dtype.itemsize
-            memory = self._memory = torch.empty(max(size, room), dtype=dtype, device=device)
+            # A loop may have its forward passes alone in inference mode: what is made there could
+            # not be written to afterwards.
+            with torch.inference_mode(False):
+                memory = torch.empty(max(size, room), dtype=dtype, device=device)
+            self._memory = memory
         return memory[:size].view(*shape)
