@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 else:
     GenerativeModel = PreTrainedModel
 
+T5_HAS_ITS_OWN_ATTENTION = transformers.__version__.startswith("4.")
 VOCABULARY = 128
 LAYERS = 4
 HEADS = 4

@@ -7,13 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from torch import Tensor
 
 from corevital import GenerationRecord
 from tests.capture.forced_encoder_decoder import Forced
 from tests.capture.observe import everything_equal, observe
-from tests.models import HEADS, LAYERS, GenerativeModel, tiny_features, tiny_model, tiny_prompt
+from tests.models import (
+    HEADS,
+    LAYERS,
+    T5_HAS_ITS_OWN_ATTENTION,
+    GenerativeModel,
+    tiny_features,
+    tiny_model,
+    tiny_prompt,
+)
 from tests.zoo.architectures import Architecture, in_this_release
 
 FAMILIES = ("t5", "bart", "marian", "whisper")
@@ -21,7 +28,6 @@ TEXT = ("t5", "bart", "marian")
 BACKENDS = ("sdpa", "eager")
 TOLERANCE = 2e-3
 PADDING = 5
-T5_HAS_ITS_OWN_ATTENTION = transformers.__version__.startswith("4.")
 
 
 def prompts(family: str, batch: int = 1) -> dict[str, Tensor]:
