@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from corevital.capture import chunk
 from corevital.capture.attention import AttentionCall, AttentionReducer
+from corevital.capture.attention_block import Block, WeighedRows
 from corevital.record import AttentionColumns
 from tests.capture.observe import observe
 from tests.models import T5_HAS_ITS_OWN_ATTENTION, tiny_model, tiny_prompt
@@ -135,8 +136,18 @@ def test_layers_weighed_alone_equal_layers_weighed_together(
     model = tiny_model(family, attn_implementation=implementation)
     arguments = {"input_ids": tiny_prompt(batch=2), "do_sample": False, "max_new_tokens": 20}
     tokens, together = observe(model, **arguments)
+    layers: set[int] = set()
+    weigh = Block.weigh
+
+    def noted(self: Block, *given: Any) -> Iterator[WeighedRows]:
+        for rows in weigh(self, *given):
+            layers.add(len(rows.entropy))
+            yield rows
+
+    monkeypatch.setattr(Block, "weigh", noted)
     monkeypatch.setattr(chunk, "_CACHED_BYTES", 1)
     again, alone = observe(model, **arguments)
+    assert layers == {1}
     assert torch.equal(again, tokens)
     for record, expected in zip(alone, together, strict=True):
         assert_same(record.attention, expected.attention)

@@ -165,10 +165,10 @@ class Block:
                 grouped_scores(query, key, out=own)
             else:
                 own.copy_(grouped_scores(query, key), non_blocking=True)
+        exact = None
         if dtype != torch.float32:
             exact = memory.scores.tensor(shape, torch.float32, device)
-            return last.options.apply(scores, last.shape[3], exact)
-        return last.options.apply(scores, last.shape[3])
+        return last.options.apply(scores, last.shape[3], exact)
 
     def _bias(self, places: slice) -> Tensor:
         """Position bias of some layers at all steps, broadcasting to ``[l, B, H, n, K]``."""

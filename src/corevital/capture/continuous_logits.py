@@ -9,6 +9,7 @@ from torch import Tensor
 
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.logits import logit_statistics
+from corevital.capture.scratch import Scratch
 from corevital.capture.transfer import PendingCopy
 
 _BUFFER_BYTES: Final = 32 * 2**20
@@ -16,11 +17,12 @@ _FLOAT_BYTES: Final = 4
 
 
 class BatchLogits:
-    """Reduces rows of logits in buffers that are used again at the next step."""
+    """Reduces rows of logits in memory that is used again at the next step."""
 
     def __init__(self, top_k: int) -> None:
         self._top_k = top_k
-        self._buffers: tuple[Tensor, Tensor] | None = None
+        self._memory = Scratch()
+        self._scratch = Scratch()
 
     @torch.no_grad()
     @unaffected_by_autocast
@@ -37,18 +39,11 @@ class BatchLogits:
         """
         rows, vocabulary = logits.shape
         together = max(1, min(rows, _BUFFER_BYTES // (_FLOAT_BYTES * vocabulary)))
-        values, scratch = self._buffers_for(together, logits)
         reduced = []
         for first in range(0, rows, together):
             part = logits[first : first + together]
-            own = values[: len(part)].copy_(part)
+            own = self._memory.tensor(part.shape, torch.float32, part.device).copy_(part)
+            scratch = self._scratch.tensor(part.shape, torch.float32, part.device)
             chosen = token_ids[first : first + together].long()
-            reduced.append(logit_statistics(own, chosen, self._top_k, scratch[: len(part)]))
+            reduced.append(logit_statistics(own, chosen, self._top_k, scratch))
         return PendingCopy(reduced[0] if len(reduced) == 1 else torch.cat(reduced, dim=1))
-
-    def _buffers_for(self, rows: int, logits: Tensor) -> tuple[Tensor, Tensor]:
-        if self._buffers is None or self._buffers[0].shape[0] < rows:
-            shape = (rows, logits.shape[1])
-            values = torch.empty(shape, dtype=torch.float32, device=logits.device)
-            self._buffers = (values, torch.empty_like(values))
-        return self._buffers
