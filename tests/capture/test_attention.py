@@ -209,6 +209,28 @@ def test_nan_in_a_row_is_seen_and_stays_in_its_layer() -> None:
     assert torch.isnan(entropy).tolist() == [False, True]
 
 
+@pytest.mark.parametrize("append_only", [True, False])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_window_that_the_backend_applies_itself(steps: int, *, append_only: bool) -> None:
+    """As flash attention does: no mask is given, and older keys are hidden all the same."""
+    torch.manual_seed(0)
+    window, keys = 4, torch.randn(1, 2, 12, 8)
+    reducer, expected = AttentionReducer(), []
+    for step in range(steps):
+        query = torch.randn(1, 2, 1, 8)
+        seen = keys[:, :, : 12 - steps + step + 1]
+        options = {"sliding_window": window}
+        reducer.begin_step(append_only=append_only)
+        reducer.observe(AttentionCall(0, query, seen, None, None, options))
+        reducer.end_step(step)
+        newest = seen[:, :, -window:].double()
+        weights = torch.softmax(query.double() @ newest.mT / 8**0.5, dim=-1)
+        expected.append(-(weights * weights.log2()).sum(-1).mean())
+    reducer.finish()
+    entropy = torch.cat([chunk.statistics[0, :, 0, 0] for chunk in reducer.chunks])
+    torch.testing.assert_close(entropy.double(), torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("shared", [True, False], ids=["one for all layers", "one for each"])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_a_position_bias_is_added_to_the_scores(rows: int, *, shared: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from corevital.capture import chunk
 from corevital.capture.hidden import HiddenReducer, cosine, hidden_statistics
 
 FOLDER = Path(__file__).parents[1] / "reference"
@@ -63,6 +64,24 @@ def test_steps_reduced_together_equal_steps_reduced_alone() -> None:
     torch.testing.assert_close(
         torch.cat(alone.last_layer_cosines), together.last_layer_cosines[0], equal_nan=True
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_steps_that_wait_together_are_reduced_a_part_at_a_time(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last part is smaller than those before."""
+    torch.manual_seed(0)
+    states = torch.randn(5, 3, 2, 1, 8).to(dtype)
+    monkeypatch.setattr(chunk, "_CACHED_BYTES", 2 * states[0].numel() * 4)
+    reducer = HiddenReducer()
+    for step in range(5):
+        reducer.add(step, {layer: states[step, layer] for layer in range(3)})
+    reducer.reduce()
+    (reduced,) = reducer.chunks
+    assert reduced.steps == tuple(range(5))
+    expected = hidden_statistics(states.float().squeeze(-2))
+    torch.testing.assert_close(reduced.statistics, expected)
 
 
 def test_a_change_of_the_observed_layers_starts_a_new_chunk() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corevital.capture import chunk
 from corevital.capture.logits import LogitsReducer, logit_statistics
 
 REFERENCE: list[dict[str, Any]] = json.loads(
@@ -92,6 +94,28 @@ def test_steps_reduced_together_equal_steps_reduced_alone() -> None:
         assert alone.full
         alone.reduce(tokens[step : step + 1])
     torch.testing.assert_close(together.result(), alone.result())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("together", [1, 3])
+def test_steps_that_wait_together_are_reduced_a_part_at_a_time(
+    together: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them with tokens that are impossible; the last part is smaller than those before."""
+    torch.manual_seed(0)
+    logits = torch.randn(7, 2, 1, 300).to(dtype)
+    logits[3, 1, 0, 40:250] = -math.inf
+    as_given, tokens = logits.clone(), torch.randint(0, 40, (7, 2))
+    monkeypatch.setattr(chunk, "_CACHED_BYTES", 4 * 2 * 300 * together)
+    reducer = LogitsReducer(top_k=10)
+    for step in range(7):
+        reducer.add(logits[step])
+        assert not reducer.full
+    reducer.reduce(tokens)
+    assert torch.equal(logits, as_given), "they are the application's"
+    expected = logit_statistics(logits.float().squeeze(2), tokens, 10)
+    assert torch.isfinite(expected).all()
+    torch.testing.assert_close(reducer.result(), expected)
 
 
 def test_a_step_without_a_token_is_dropped() -> None:

@@ -70,3 +70,26 @@ def test_layers_of_a_long_prompt_are_compared_in_parts(monkeypatch: pytest.Monke
     at_once = transformation()
     monkeypatch.setattr(prompt_module, "CHUNK_BYTES", 4 * 2 * 8 * 7)
     torch.testing.assert_close(transformation(), at_once)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["each row its own", "one for all rows"])
+def test_masks_and_biases_of_all_rows_are_those_of_the_prompts(*, own: bool) -> None:
+    """Of three rows to each of two prompts."""
+    torch.manual_seed(0)
+    heads, tokens, repeated = 2, 6, 3
+    query, key = torch.randn(2, 2, heads, tokens, 4)
+    rows = 2 if own else 1
+    mask = torch.rand(rows, 1, tokens, tokens) < 0.7
+    mask |= torch.eye(tokens, dtype=torch.bool)
+    bias = torch.randn(rows, heads, tokens, tokens)
+    valid = torch.ones(2, tokens, dtype=torch.bool)
+
+    def basin(answers: int) -> torch.Tensor:
+        observed = PromptAttention(valid, answers=answers)
+        q, k = (given.repeat_interleave(answers, dim=0) for given in (query, key))
+        m, b = (given.repeat_interleave(answers, dim=0) if own else given for given in (mask, bias))
+        observed.observe(AttentionCall(0, q, k, m, None, {"position_bias": b}))
+        observed.reduce()
+        return observed.basin[0]
+
+    torch.testing.assert_close(basin(repeated), basin(1))

@@ -93,7 +93,7 @@ class AssistedRun(GenerationRun):
         self.prompt_mask = None if mask is None else mask[:, : self._length]
         self._observed("prompt", self._begin_prefill, args, kwargs)
 
-    def _prefill_of(self, input_ids: Tensor) -> Prefill:
+    def _prefill_of(self, input_ids: Tensor, kwargs: dict[str, Any]) -> Prefill:
         return Prefill(input_ids, self.prompt_mask, candidates=self._positions - 1)
 
     def _keep_newest(self, position: int) -> None:

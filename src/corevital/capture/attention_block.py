@@ -11,7 +11,6 @@ from torch import Tensor
 
 from corevital.capture.attention_scores import (
     ScoreOptions,
-    grouped_scores,
     score_statistics,
     sink_statistics,
     stacked_bias,
@@ -42,10 +41,11 @@ class StepLayers:
     biases: list[Tensor] = field(default_factory=list)
 
     def newest_mask(self, device: torch.device) -> Tensor | None:
-        """Additive mask of the newest row, broadcasting to ``[B, H, 1, K]``."""
+        """Additive mask of the newest row, ``[B or 1, H or 1, 1, K]``; ``None`` without any."""
         newest = (self.queries - 1, self.queries)
         window = self.options.sliding_window
-        return additive_mask(self.mask, newest, self.queries, self.key_count, window, device)
+        mask = additive_mask(self.mask, newest, self.queries, self.key_count, window, device)
+        return mask[None, None] if mask is not None and mask.dim() == 2 else mask
 
 
 class RowMemory:
@@ -139,7 +139,7 @@ class Block:
                 if last.biases:
                     scores.add_(self._bias(places))
                 if mask is not None:
-                    scores.add_(mask).clamp_(min=LOWEST)
+                    self._hide(scores, mask)
                 if last.sinks:
                     weighed = sink_statistics(scores, last.sinks[places])
                 else:
@@ -153,7 +153,7 @@ class Block:
     def _scores(self, keys: dict[int, Tensor], places: slice, memory: RowMemory) -> Tensor:
         """Scaled and capped scores of some layers at all steps, ``[l, B, H, n, K]``."""
         last, device = self._layers[-1], self.device
-        positions = last.positions[places]
+        options, positions = last.options, last.positions[places]
         dtype = keys[positions[-1]].dtype
         shape = (len(positions), *last.shape[:2], len(self._layers), last.key_count)
         scores = memory.products.tensor(shape, dtype, device)
@@ -162,13 +162,21 @@ class Block:
             query = queries[0] if len(queries) == 1 else torch.cat(queries, dim=2)
             key = keys[position][:, :, : last.key_count]
             if key.device == device and key.dtype == dtype:
-                grouped_scores(query, key, out=own)
+                options.product(query, key, out=own)
             else:
-                own.copy_(grouped_scores(query, key), non_blocking=True)
+                own.copy_(options.product(query, key), non_blocking=True)
         exact = None
         if dtype != torch.float32:
             exact = memory.scores.tensor(shape, torch.float32, device)
-        return last.options.apply(scores, last.shape[3], exact)
+        return options.apply(scores, last.shape[3], exact)
+
+    def _hide(self, scores: Tensor, mask: Tensor) -> None:
+        """Add a mask to ``[l, B, H, n, K]``."""
+        if mask.dim() == 2:
+            # Causality alone hides none but the newest keys.
+            newest = slice(self.key_count - (len(mask) - 1) * self._keys_per_step, None)
+            scores, mask = scores[..., newest], mask[:, newest]
+        scores.add_(mask).clamp_(min=LOWEST)
 
     def _bias(self, places: slice) -> Tensor:
         """Position bias of some layers at all steps, broadcasting to ``[l, B, H, n, K]``."""
@@ -191,7 +199,10 @@ class Block:
         return weights
 
     def mask(self) -> Tensor | None:
-        """Additive mask that broadcasts to ``[B, H, n, K]``; ``None`` if all keys are visible."""
+        """Additive mask, broadcasting to ``[B, H, n, K]``; ``None`` if all keys are visible.
+
+        ``[n, K]`` where it is nothing but causal.
+        """
         masks = [layers.newest_mask(self.device) for layers in self._layers]
         if len(masks) == 1:
             return masks[0]

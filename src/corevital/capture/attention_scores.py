@@ -20,30 +20,6 @@ FOCUSED_ABOVE: Final = 0.9
 _FLOAT16_HEADROOM: Final = 2.0**8
 
 
-def grouped_scores(query: Tensor, key: Tensor, out: Tensor | None = None) -> Tensor:
-    """Attention scores ``q . K^T``, with grouped-query heads, for ``ScoreOptions.apply`` to scale.
-
-    Args:
-        query: ``[B, H, Q, D]``, after rotary embedding.
-        key: ``[B, Hkv, K, D]``; Hkv divides H.
-        out: where to write the scores, contiguous, of the key's type.
-
-    Returns:
-        ``[B, H, Q, K]`` in the key's type, which under autocast may not be the query's; a part of
-        the scores where that is float16.
-    """
-    batch, heads, queries, width = query.shape
-    key_heads = key.shape[1]
-    query = query.to(key.dtype)
-    if key.dtype == torch.float16:
-        query = query / _FLOAT16_HEADROOM
-    rows = query.reshape(batch * key_heads, heads // key_heads * queries, width)
-    if out is not None:
-        out = out.view(*rows.shape[:2], -1)
-    scores = torch.bmm(rows, key.reshape(batch * key_heads, -1, width).mT, out=out)
-    return scores.view(batch, heads, queries, -1)
-
-
 @dataclass(frozen=True, slots=True)
 class ScoreOptions:
     """What an attention function does between the scores and the softmax."""
@@ -66,19 +42,49 @@ class ScoreOptions:
             get("position_bias") is not None,
         )
 
-    def apply(self, scores: Tensor, width: int, out: Tensor | None = None) -> Tensor:
-        """Scale and cap what ``grouped_scores`` gave, in float32; ``width`` is that of a head.
+    def product(self, query: Tensor, key: Tensor, out: Tensor | None = None) -> Tensor:
+        """``q . K^T``, with grouped-query heads, for ``apply`` to make scores of.
 
-        Scores in float32 are overwritten; others are written to ``out``, if it is given.
+        Args:
+            query: ``[B, H, Q, D]``, after rotary embedding.
+            key: ``[B, Hkv, K, D]``; Hkv divides H.
+            out: where to write the product, contiguous, of the key's type.
+
+        Returns:
+            ``[B, H, Q, K]`` in the key's type, which under autocast may not be the query's; scaled
+            where that is float32, a part of the product where it is float16.
         """
-        scaling = width**-0.5 if self.scaling is None else self.scaling
-        if scores.dtype == torch.float16:
-            scaling *= _FLOAT16_HEADROOM
-        scores = scores.float() if out is None else out.copy_(scores)
-        scores.mul_(scaling)
+        batch, heads, queries, width = query.shape
+        key_heads = key.shape[1]
+        query = query.to(key.dtype)
+        if key.dtype == torch.float16:
+            query = query / _FLOAT16_HEADROOM
+        rows = query.reshape(batch * key_heads, heads // key_heads * queries, width)
+        keys = key.reshape(batch * key_heads, -1, width).mT
+        if out is None:
+            out = key.new_empty((batch, heads, queries, key.shape[2]))
+        by_key_head = out.view(*rows.shape[:2], -1)
+        # A factor of the product costs nothing; a pass over the scores does.
+        scaling = self._scaling(width) if key.dtype == torch.float32 else 1.0
+        torch.baddbmm(by_key_head, rows, keys, beta=0, alpha=scaling, out=by_key_head)
+        return out
+
+    def apply(self, product: Tensor, width: int, out: Tensor | None = None) -> Tensor:
+        """Scale and cap what ``product`` gave, in float32; ``width`` is that of a head.
+
+        A product in float32 is overwritten; others are written to ``out``, if it is given.
+        """
+        scores = product.float() if out is None else out.copy_(product)
+        if product.dtype == torch.float16:
+            scores.mul_(self._scaling(width) * _FLOAT16_HEADROOM)
+        elif product.dtype != torch.float32:
+            scores.mul_(self._scaling(width))
         if self.softcap is not None:
             scores.div_(self.softcap).tanh_().mul_(self.softcap)
         return scores
+
+    def _scaling(self, width: int) -> float:
+        return width**-0.5 if self.scaling is None else self.scaling
 
 
 def head_statistics(entropy: Tensor, normalized: Tensor, concentration: Tensor) -> Tensor:

@@ -276,7 +276,7 @@ def _prompt_columns(run: GenerationRun, rows: int) -> tuple[PromptColumns, ...]:
     transformation = by_layer(prefill.transformation.by_layer, layers)
     basin = by_layer(prefill.attention_maps.basin, layers)
     sparse = sparse_weights(prefill.attention_maps.sparse, prefill.valid)
-    return tuple(
+    prompts = (
         PromptColumns(
             surprisal=None if surprisal is None else surprisal[row, 1 - count :][: count - 1],
             layer_transformation=None if transformation is None else transformation[:, row],
@@ -285,6 +285,7 @@ def _prompt_columns(run: GenerationRun, rows: int) -> tuple[PromptColumns, ...]:
         )
         for row, count in enumerate(counts)
     )
+    return tuple(prompt for prompt in prompts for _ in range(prefill.answers))
 
 
 def _checked_surprisal(run: GenerationRun, prefill: Prefill) -> NDArray[np.float32] | None:

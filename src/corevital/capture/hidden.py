@@ -15,11 +15,12 @@ from corevital.capture.scratch import Scratch
 CLAMP: Final = 1e6
 
 
-def hidden_statistics(states: Tensor) -> Tensor:
+def hidden_statistics(states: Tensor, scratch: Tensor | None = None) -> Tensor:
     """Statistics of hidden states over their last dimension.
 
     Args:
         states: ``[..., D]``, float32, D at least 2.
+        scratch: memory of the shape of ``states``, to spare an allocation.
 
     Returns:
         ``[6, ...]``: mean, standard deviation (unbiased), L2 norm and largest absolute value, all
@@ -36,8 +37,8 @@ def hidden_statistics(states: Tensor) -> Tensor:
     mean = clamped.mean(-1)
     norm = torch.linalg.vector_norm(clamped, dim=-1)
     # torch.std_mean takes thirty times as long on a CPU.
-    centred = torch.linalg.vector_norm(clamped - mean.unsqueeze(-1), dim=-1)
-    std = centred / (states.shape[-1] - 1) ** 0.5
+    centred = torch.sub(clamped, mean.unsqueeze(-1), out=scratch)
+    std = torch.linalg.vector_norm(centred, dim=-1) / (states.shape[-1] - 1) ** 0.5
     non_finite = (~torch.isfinite(peak)).float()
     return torch.stack((mean, std, norm, peak.clamp(max=CLAMP), clip_fraction, non_finite))
 
@@ -74,6 +75,7 @@ class HiddenReducer:
         self._several_devices = False
         self._previous_last: Tensor | None = None
         self._memory = Scratch()
+        self._centred = Scratch()
         self.chunks: list[Chunk] = []
         self.last_layer_cosines: list[Tensor] = []
         self._lags = LagCosines()
@@ -86,8 +88,7 @@ class HiddenReducer:
             self.reduce()
             self._positions = positions
             per_step = 4 * sum(state.numel() for state in states.values())
-            most = bytes_together(next(reversed(states.values())).device)
-            self._steps_together = steps_together(per_step, self._most_steps, most)
+            self._steps_together = steps_together(per_step, self._most_steps)
             self._several_devices = len({state.device for state in states.values()}) > 1
         self._steps.append(step)
         self._states += states.values()
@@ -110,28 +111,40 @@ class HiddenReducer:
         if self._several_devices:
             device = self._states[-1].device
             self._states = [state.to(device, non_blocking=True) for state in self._states]
-        states = self._stacked()
-        last = states[:, -1]
+        layers = len(self._positions)
+        last = torch.cat(self._states[layers - 1 :: layers], dim=1).transpose(0, 1).float()
         previous = self._previous_last
         if previous is None:
             previous = torch.full_like(last[:1], torch.nan)
         consecutive = cosine(last, torch.cat((previous, last[:-1])))
-        statistics = hidden_statistics(states)
         lags = self._lags.of(last).to(torch.float16)
-        self.chunks.append(Chunk(tuple(self._steps), self._positions, statistics))
+        self.chunks.append(Chunk(tuple(self._steps), self._positions, self._statistics()))
         self.last_layer_cosines.append(consecutive)
         self.lag_cosines.append(lags)
         self._previous_last = last[-1:].clone()
         self._steps.clear()
         self._states.clear()
 
-    def _stacked(self) -> Tensor:
-        """The pending states ``[n, l, B, D]`` in float32."""
-        first = self._states[0]
-        shape = (len(self._states), *first.shape)
-        states = self._memory.tensor(shape, torch.float32, first.device)
-        if all(state.dtype == torch.float32 for state in self._states):
-            torch.stack(self._states, out=states)
+    def _statistics(self) -> Tensor:
+        """``hidden_statistics`` ``[6, n, l, B]`` of the pending states."""
+        steps, layers, last = len(self._steps), len(self._positions), self._states[-1]
+        together = steps_together(4 * layers * last.numel(), steps, bytes_together(last.device))
+        statistics = []
+        for start in range(0, steps, together):
+            part = self._states[start * layers : (start + together) * layers]
+            states = self._together(part)
+            memory = self._centred.tensor(states.shape, states.dtype, states.device)
+            statistics.append(hidden_statistics(states, memory))
+        joined = statistics[0] if len(statistics) == 1 else torch.cat(statistics, dim=1)
+        return joined.view(len(joined), steps, layers, last.shape[0])
+
+    def _together(self, states: list[Tensor]) -> Tensor:
+        """States ``[B, 1, D]`` one behind the other, ``[n, B, D]`` in float32."""
+        rows, _, width = states[0].shape
+        shape = (len(states) * rows, 1, width)
+        joined = self._memory.tensor(shape, torch.float32, states[0].device)
+        if all(state.dtype == torch.float32 for state in states):
+            torch.cat(states, out=joined)
         else:
-            states.copy_(torch.stack(self._states))
-        return states.view(len(self._steps), len(self._positions), *first.shape[::2])
+            joined.copy_(torch.cat(states))
+        return joined.view(len(states), rows, width)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from corevital.capture.autocast import unaffected_by_autocast
-from corevital.capture.chunk import MOST_STEPS, steps_together
+from corevital.capture.chunk import MOST_STEPS, bytes_together, steps_together
 from corevital.capture.scratch import Scratch
 
 LN2: Final = math.log(2.0)
 _BLOCK: Final = 128
+WAITING_BYTES: Final = 16 * 2**20
 # Stands for -inf: its probability is exactly 0 and 0 * it is 0, while 0 * -inf is NaN.
 _IMPOSSIBLE: Final = -1e30
 
@@ -136,8 +137,8 @@ class LogitsReducer:
         forward pass may use the same memory for every output.
         """
         if not self._logits:
-            per_step = 16 * logits.shape[0] * logits.shape[2]
-            self._steps_together = steps_together(per_step, self._most_steps)
+            per_step = logits.element_size() * logits.shape[0] * logits.shape[2]
+            self._steps_together = steps_together(per_step, self._most_steps, WAITING_BYTES)
         # A copy where a view would keep the logits of a whole prompt alive.
         view = logits.shape[1] == 1 and not copy
         self._logits.append(logits[:, 0] if view else logits[:, -1].clone())
@@ -154,16 +155,30 @@ class LogitsReducer:
         if not pending:
             return
         self.reduced += len(pending)
+        device = pending[0].device
+        token_ids = token_ids.to(device, non_blocking=True)
+        together = steps_together(4 * pending[0].numel(), len(pending), bytes_together(device))
+        for start in range(0, len(pending), together):
+            part = slice(start, start + together)
+            self.chunks.append(self._statistics(pending[part], token_ids[part]))
+
+    def _statistics(self, pending: list[Tensor], token_ids: Tensor) -> Tensor:
+        """``logit_statistics`` of some steps' logits, which stay as they are."""
         shape, device = (len(pending), *pending[0].shape), pending[0].device
-        logits = self._memory.tensor(shape, torch.float32, device)
         scratch = self._scratch.tensor(shape, torch.float32, device)
+        if len(pending) == 1 and pending[0].dtype == torch.float32 and device.type == "cpu":
+            given = pending[0].unsqueeze(0)
+            statistics = _statistics(given, token_ids, self._top_k, scratch)
+            # An impossible token makes them NaN, unless it is out of the way.
+            if not bool(torch.isnan(statistics[0]).any()):
+                return statistics
+        logits = self._memory.tensor(shape, torch.float32, device)
         if pending[0].dtype == torch.float32:
             for own, given in zip(logits, pending, strict=True):
                 torch.clamp(given, min=_IMPOSSIBLE, out=own)
         else:
             logits.copy_(torch.stack(pending)).clamp_(min=_IMPOSSIBLE)
-        token_ids = token_ids.to(logits.device, non_blocking=True)
-        self.chunks.append(_statistics(logits, token_ids, self._top_k, scratch))
+        return _statistics(logits, token_ids, self._top_k, scratch)
 
     def result(self) -> Tensor | None:
         """``[4, S, B]`` on the device, ``None`` if no step was reduced."""

@@ -16,19 +16,29 @@ from corevital.capture.unobservable import Unobservable
 class Prefill:
     """The first forward pass of a run, over the whole prompt and perhaps candidates behind it.
 
+    Args:
+        input_ids: ``[B, P]``.
+        mask: ``[B, P]``, 0 at padding; ``None`` without any.
+        candidates: tokens behind the prompt that are none of it.
+        answers: how many rows have each prompt, one behind the other; it is observed once.
+
     Attributes:
-        valid: ``[B, P]`` boolean, False at padding.
-        surprisal: ``[B, P - 1]`` in bits; ``None`` where the output head is not known.
+        answers: as given. In what follows, ``N`` is ``B / answers``.
+        valid: ``[N, P]`` boolean, False at padding.
+        surprisal: ``[N, P - 1]`` in bits; ``None`` where the output head is not known.
         surprisal_error: largest difference between the logits that surprisal was computed from and
             the model's own, at the last position.
     """
 
-    def __init__(self, input_ids: Tensor, mask: Tensor | None, candidates: int = 0) -> None:
+    def __init__(
+        self, input_ids: Tensor, mask: Tensor | None, candidates: int = 0, answers: int = 1
+    ) -> None:
+        self.answers = answers
         self._candidates = candidates
         self._input_ids = self._prompt_of(input_ids)
         everything = torch.ones_like(self._input_ids, dtype=torch.bool)
-        self.valid = everything if mask is None else mask.bool()
-        self.attention_maps = PromptAttention(self.valid)
+        self.valid = everything if mask is None else mask[::answers].bool()
+        self.attention_maps = PromptAttention(self.valid, answers=answers)
         self.transformation = LayerTransformation(self.valid)
         self.surprisal: Tensor | None = None
         self.surprisal_error: Tensor | None = None
@@ -67,10 +77,8 @@ class Prefill:
         self.attention_maps.observe(self._prompt_of_call(call))
 
     def _prompt_of(self, positions: Tensor) -> Tensor:
-        """``[B, Q, ...]`` without the candidates; no token of the prompt sees any of them."""
-        if not self._candidates:
-            return positions
-        return positions[:, : positions.shape[1] - self._candidates]
+        """``[N, P, ...]`` of ``[B, Q, ...]``; no token of the prompt sees any candidate."""
+        return positions[:: self.answers, : positions.shape[1] - self._candidates]
 
     def _prompt_of_call(self, call: AttentionCall) -> AttentionCall:
         if not self._candidates:
@@ -95,12 +103,8 @@ class Prefill:
             raise Unobservable("the logits do not reach the prompt's last token")
         head = getattr(model, "get_output_embeddings", lambda: None)()
         if self._last_states is not None and isinstance(head, nn.Module):
-            each = answers_to_each(self._input_ids, self.valid)
-            surprisal, newest = prompt_surprisal(
-                self._last_states[::each], head, self._input_ids[::each]
-            )
-            self.surprisal = surprisal.repeat_interleave(each, dim=0)
-            newest = newest.repeat_interleave(each, dim=0)
+            self.surprisal, newest = prompt_surprisal(self._last_states, head, self._input_ids)
+            newest = newest.repeat_interleave(self.answers, dim=0)
             self.surprisal_error = (newest - logits[:, -1 - self._candidates].float()).abs().max()
         self.attention_maps.reduce()
         self.transformation.reduce()
@@ -111,22 +115,3 @@ class Prefill:
         self._last_states = None
         self.attention_maps.release()
         self.transformation.release()
-
-
-def answers_to_each(input_ids: Tensor, valid: Tensor) -> int:
-    """How many rows of a batch have each prompt, one behind the other, as several answers do.
-
-    Args:
-        input_ids: ``[B, P]``.
-        valid: ``[B, P]`` boolean, False at padding.
-
-    Returns:
-        A divisor of ``B``; 1 on an accelerator, which would have to be waited for.
-    """
-    if input_ids.device.type != "cpu":
-        return 1
-    same_token, same_padding = (each[1:] == each[:-1] for each in (input_ids, valid))
-    same = [*(same_token & same_padding).all(-1).tolist(), False]
-    count = same.index(False) + 1
-    inside = (found for place, found in enumerate(same, 1) if place % count)
-    return count if len(same) % count == 0 and all(inside) else 1

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from corevital.capture.attention import AttentionCall
 from corevital.capture.attention_rows import RowStatistics
-from corevital.capture.attention_scores import ScoreOptions, grouped_scores, stacked_bias
+from corevital.capture.attention_scores import ScoreOptions, stacked_bias
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.hidden import cosine
 from corevital.capture.masks import additive_mask
@@ -83,13 +83,20 @@ class PromptAttention:
 
     At most ``CHUNK_BYTES`` of weights are reduced at a time: several layers of a short prompt, some
     queries of one layer of a long one. ``causal`` tells whether a token sees none that follows it;
-    ``rows`` is shown all weights besides.
+    ``rows`` is shown all weights besides. Of each prompt the first of ``answers`` rows is read;
+    ``valid`` ``[B, P]`` and all results have these only.
     """
 
     def __init__(
-        self, valid: Tensor, *, causal: bool = True, rows: RowStatistics | None = None
+        self,
+        valid: Tensor,
+        *,
+        causal: bool = True,
+        rows: RowStatistics | None = None,
+        answers: int = 1,
     ) -> None:
         self._valid = valid
+        self._answers = answers
         self._causal = causal
         self._rows = rows
         self._middle, self._outer = key_thirds(valid)
@@ -99,6 +106,8 @@ class PromptAttention:
 
     def observe(self, call: AttentionCall) -> None:
         """Take one layer's attention over the whole prompt; its queries and keys are the same."""
+        if self._answers > 1:
+            call = _of_each_prompt(call, self._answers)
         batch, heads, length, _ = call.query.shape
         layer = _LayerAttention(call, ScoreOptions.of(call.options))
         if self._waiting and not layer.goes_with(self._waiting[0]):
@@ -122,7 +131,7 @@ class PromptAttention:
         positions = tuple(layer.call.position for layer in layers)
         for stop in range(length, 0, -queries):
             start = max(stop - queries, 0)
-            weights, mask = _weights(layers, start, stop, causal=self._causal)
+            weights, mask = _weights(layers, start, stop, self._answers, causal=self._causal)
             if self._rows is not None:
                 self._rows.add(positions, weights, mask, slice(start, stop))
             weights.mul_(self._valid[:, None, start:stop, None])
@@ -171,27 +180,38 @@ def _sparse_weights(
     return SparseWeights(positions, shape, length - shape[3], index.int(), weight, total)
 
 
+def _of_each_prompt(call: AttentionCall, answers: int) -> AttentionCall:
+    """The rows of one layer's call that are the first of ``answers`` to their prompt."""
+    weights = None if call.weights is None else call.weights[::answers]
+    return call._replace(query=call.query[::answers], key=call.key[::answers], weights=weights)
+
+
 def _weights(
-    layers: list[_LayerAttention], start: int, stop: int, *, causal: bool
+    layers: list[_LayerAttention], start: int, stop: int, answers: int, *, causal: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Attention weights ``[l, B, H, stop - start, K]`` of some queries, softmax in float32.
 
     And their additive mask, broadcasting to ``[B, H, stop - start, K]``; ``None`` without one.
+    Masks and position biases are still those of all rows, of which ``answers`` have each prompt.
     """
     first = layers[0]
     length, width = first.call.query.shape[2:]
     device = layers[-1].call.query.device
-    window = first.options.sliding_window
-    rows = (start, stop)
     given = [layer.call.weights for layer in layers if layer.call.weights is not None]
+    # Without an explicit mask, causal attention sees no later keys.
+    seen = stop if first.call.mask is None and causal else length
+    keys = length if given else seen
+    window, rows = first.options.sliding_window, (start, stop)
+    mask = additive_mask(first.call.mask, rows, length, keys, window, device, causal=causal)
+    if mask is not None and mask.dim() == 4 and len(mask) > 1:
+        mask = mask[::answers]
     if given:
         parts = [weights[:, :, start:stop, :length].to(device) for weights in given]
-        mask = additive_mask(first.call.mask, rows, length, length, window, device, causal=causal)
         return torch.stack(parts).float(), mask
-    # Without an explicit mask, causal attention sees no later keys.
-    keys = stop if first.call.mask is None and causal else length
     parts = [
-        grouped_scores(layer.call.query[:, :, start:stop], layer.call.key[:, :, :keys]).to(device)
+        first.options.product(layer.call.query[:, :, start:stop], layer.call.key[:, :, :keys]).to(
+            device
+        )
         for layer in layers
     ]
     scores = parts[0][None] if len(parts) == 1 else torch.stack(parts)
@@ -199,8 +219,8 @@ def _weights(
     scores = first.options.apply(scores, width)
     if first.options.has_bias:
         biases = [layer.bias for layer in layers]
-        scores.add_(stacked_bias(biases, device, slice(start, stop), slice(keys)))
-    mask = additive_mask(first.call.mask, rows, length, keys, window, device, causal=causal)
+        bias = stacked_bias(biases, device, slice(start, stop), slice(keys))
+        scores.add_(bias[:, ::answers] if bias.shape[1] > 1 else bias)
     if mask is not None:
         scores.add_(mask)
     sinks = [layer.sinks for layer in layers if layer.sinks is not None]

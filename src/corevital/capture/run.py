@@ -34,6 +34,7 @@ from corevital.capture.masks import padding_mask
 from corevital.capture.plan import CapturePlan
 from corevital.capture.prefill import Prefill
 from corevital.capture.previous_token import middle_layers
+from corevital.capture.same_prompts import answers_to_each
 from corevital.capture.transfer import PendingCopy
 from corevital.capture.unobservable import Unobservable
 from corevital.record import CaptureMode, LogitColumns
@@ -230,11 +231,14 @@ class GenerationRun:
         if reason is not None:
             self.unavailable["prompt"] = reason
         elif input_ids is not None:
-            self.prefill = self._reading_prompt = self._prefill_of(input_ids)
+            self.prefill = self._reading_prompt = self._prefill_of(input_ids, kwargs)
             self._cached = cached if isinstance(cached, Tensor) else None
 
-    def _prefill_of(self, input_ids: Tensor) -> Prefill:
-        return Prefill(input_ids, self.prompt_mask)
+    def _prefill_of(self, input_ids: Tensor, kwargs: dict[str, Any]) -> Prefill:
+        mask = self.prompt_mask
+        valid = torch.ones_like(input_ids) if mask is None else mask
+        answers = answers_to_each(self.model, input_ids, valid, kwargs)
+        return Prefill(input_ids, mask, answers=answers)
 
     def layer_returns(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A decoder layer returns its hidden states."""

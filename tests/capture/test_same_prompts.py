@@ -1,0 +1,143 @@
+"""Rows of a batch that are the same prompt: what they share is observed once, and told of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from corevital import GenerationRecord
+from corevital.capture.prefill import Prefill
+from corevital.capture.same_prompts import answers_to_each, repetitions
+from tests.capture.observe import observe
+from tests.models import GenerativeModel, padded_prompts, tiny_model, tiny_prompt
+
+A, B, C = [5, 6, 7], [5, 6, 8], [9, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([A], 1),
+        ([A, A, A], 3),
+        ([A, B], 1),
+        ([A, A, B, B, C, C], 2),
+        ([A, A, A, A, B, B], 1),
+        ([A, A, B, C], 1),
+        ([A, A, B, B, B], 1),
+        ([A, B, B], 1),
+    ],
+)
+def test_how_often_each_row_stands_there(rows: list[list[int]], expected: int) -> None:
+    assert repetitions(torch.tensor(rows)) == expected
+
+
+ROWS = torch.tensor([A, A])
+VALID = torch.ones_like(ROWS)
+PADDED = torch.tensor([[1, 1, 1], [0, 1, 1]])
+PLACES = torch.tensor([[0, 1, 2], [0, 1, 2]])
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"attention_mask": VALID, "position_ids": PLACES, "use_cache": True},
+        {"position_ids": PLACES[:1], "past_key_values": object(), "pixel_values": None},
+    ],
+    ids=["nothing else", "what generate gives", "positions of all rows"],
+)
+def test_rows_of_the_same_text_are_the_same_prompt(kwargs: dict[str, Any]) -> None:
+    assert answers_to_each(torch.nn.Identity().eval(), ROWS, VALID, kwargs) == 2
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"position_ids": PLACES + torch.tensor([[0], [1]])},
+        {"position_ids": PLACES.expand(3, 2, 3)},
+        {"attention_mask": torch.ones(2, 1, 3, 3)},
+        {"attention_mask": {"full_attention": VALID}},
+        {"pixel_values": torch.zeros(2, 3, 8, 8)},
+        {"token_type_ids": torch.zeros(2, 3)},
+        {"adapter_names": ["one", "another"]},
+    ],
+    ids=[
+        "positions",
+        "several positions",
+        "a mask of attention",
+        "masks",
+        "images",
+        "types",
+        "adapters",
+    ],
+)
+def test_what_else_is_given_may_tell_rows_apart(kwargs: dict[str, Any]) -> None:
+    assert answers_to_each(torch.nn.Identity().eval(), ROWS, VALID, kwargs) == 1
+
+
+def test_padding_tells_rows_apart() -> None:
+    assert answers_to_each(torch.nn.Identity().eval(), ROWS, PADDED, {}) == 1
+
+
+def test_dropout_tells_rows_apart() -> None:
+    assert answers_to_each(torch.nn.Identity().train(), ROWS, VALID, {}) == 1
+
+
+def prompts(records: list[GenerationRecord]) -> list[dict[str, Any]]:
+    found = []
+    for record in records:
+        prompt = record.prompt
+        assert prompt is not None
+        assert prompt.sparse is not None
+        found.append(
+            {
+                "surprisal": prompt.surprisal,
+                "layer_transformation": prompt.layer_transformation,
+                "basin": prompt.basin,
+                "weight": prompt.sparse.weight,
+                "key": prompt.sparse.key,
+                "total": prompt.sparse.total,
+            }
+        )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("family", "backend"),
+    [("llama", "sdpa"), ("llama", "eager"), ("mistral", "sdpa"), ("gpt_oss", "eager")],
+)
+def test_several_answers_have_the_prompt_that_one_has(
+    family: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two prompts, one with padding; with windows and sinks, as each model has them."""
+    model = tiny_model(family, attn_implementation=backend)
+    answers: list[int] = []
+    begin = Prefill.__init__
+
+    def noted(self: Prefill, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        answers.append(self.answers)
+
+    monkeypatch.setattr(Prefill, "__init__", noted)
+    given = padded_prompts([0, 4])
+    _, single = observe(model, **given, max_new_tokens=3)
+    _, several = observe(model, **given, max_new_tokens=3, do_sample=True, num_return_sequences=3)
+    assert answers == [1, 3]
+    expected = [prompt for prompt in prompts(single) for _ in range(3)]
+    assert prompts(single)[0]["total"] != prompts(single)[1]["total"]
+    for found, prompt in zip(prompts(several), expected, strict=True):
+        for name, values in prompt.items():
+            np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_the_rows_of_several_beams_are_one_prompt() -> None:
+    model: GenerativeModel = tiny_model("llama")
+    prompt = tiny_prompt()
+    _, (single,) = observe(model, input_ids=prompt, max_new_tokens=3)
+    _, (beams,) = observe(model, input_ids=prompt, max_new_tokens=3, num_beams=4)
+    (found,), (expected,) = prompts([beams]), prompts([single])
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
