@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from corevital.capture import chunk
 from corevital.capture.logits import LogitsReducer, logit_statistics
+from corevital.capture.unobservable import Unobservable
 
 REFERENCE: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "reference" / "logits.json").read_text()
@@ -116,6 +117,42 @@ def test_steps_that_wait_together_are_reduced_a_part_at_a_time(
     expected = logit_statistics(logits.float().squeeze(2), tokens, 10)
     assert torch.isfinite(expected).all()
     torch.testing.assert_close(reducer.result(), expected)
+
+
+def test_more_steps_than_are_reduced_together_may_wait() -> None:
+    """Several tokens that come with one forward pass, as in assisted decoding."""
+    torch.manual_seed(0)
+    logits, tokens = torch.randn(7, 2, 1, 50), torch.randint(0, 50, (7, 2))
+    waiting, alone = LogitsReducer(top_k=10, most_steps=3), LogitsReducer(top_k=10)
+    for step in range(7):
+        waiting.add(logits[step])
+        assert waiting.full == (step >= 2)
+    waiting.reduce(tokens)
+    for step in range(7):
+        alone.add(logits[step])
+        alone.reduce(tokens[step : step + 1])
+    torch.testing.assert_close(waiting.result(), alone.result())
+
+
+def test_logits_that_are_written_to_after_they_were_added_do_not_matter() -> None:
+    """As a compiled forward pass writes the next ones to the same memory."""
+    torch.manual_seed(0)
+    logits, tokens = torch.randn(2, 1, 50), torch.tensor([[3, 4]])
+    expected = logit_statistics(logits[:, 0].clone(), tokens[0], 10)
+    reducer = LogitsReducer(top_k=10)
+    reducer.add(logits)
+    logits.zero_()
+    reducer.reduce(tokens)
+    result = reducer.result()
+    assert result is not None
+    torch.testing.assert_close(result[:, 0], expected)
+
+
+def test_another_number_of_sequences_is_not_mixed_with_those_that_wait() -> None:
+    reducer = LogitsReducer(top_k=10)
+    reducer.add(torch.randn(2, 1, 50))
+    with pytest.raises(Unobservable, match="number of sequences"):
+        reducer.add(torch.randn(1, 1, 50))
 
 
 def test_a_step_without_a_token_is_dropped() -> None:

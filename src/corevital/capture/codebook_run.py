@@ -73,7 +73,7 @@ class CodebookRun(GenerationRun):
         if logits is None or logits.shape[0] != rows * self._copies:
             raise Unobservable(_OTHER_ROWS)
         self._vocabulary = logits.shape[2]
-        self.logits.add(logits[:rows], copy=self.compiled)
+        self.logits.add(logits[:rows])
 
     def _chosen(self) -> Tensor:
         # A row that has ended is padded with a code that has no logit; on an accelerator, a place

@@ -11,10 +11,10 @@ from torch import Tensor
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import MOST_STEPS, bytes_together, steps_together
 from corevital.capture.scratch import Scratch
+from corevital.capture.unobservable import Unobservable
 
 LN2: Final = math.log(2.0)
 _BLOCK: Final = 128
-WAITING_BYTES: Final = 16 * 2**20
 # Stands for -inf: its probability is exactly 0 and 0 * it is 0, while 0 * -inf is NaN.
 _IMPOSSIBLE: Final = -1e30
 
@@ -103,9 +103,13 @@ def _largest(logits: Tensor, k: int) -> Tensor:
 
 
 class LogitsReducer:
-    """Collects the logits of a few steps and reduces them together.
+    """Collects the logits of some steps and reduces them together.
+
+    They are copied to memory that is kept: held themselves, the application's memory would grow by
+    as much, to be given back to the system and asked for again all the time.
 
     Attributes:
+        pending: steps added and not yet reduced.
         chunks: ``[4, n, B]`` for every few steps that have been reduced.
         reduced: how many steps that are.
     """
@@ -114,34 +118,43 @@ class LogitsReducer:
         self._top_k = top_k
         self._most_steps = most_steps
         self._steps_together = 1
-        self._logits: list[Tensor] = []
         self._memory = Scratch()
+        self._logits = torch.empty(0)
         self._scratch = Scratch()
+        self.pending = 0
         self.chunks: list[Tensor] = []
         self.reduced = 0
 
     @property
     def full(self) -> bool:
         """Whether the pending steps are to be reduced now."""
-        return len(self._logits) >= self._steps_together
+        return self.pending >= self._steps_together
 
-    @property
-    def pending(self) -> int:
-        """Steps added and not yet reduced."""
-        return len(self._logits)
-
-    def add(self, logits: Tensor, *, copy: bool = False) -> None:
+    def add(self, logits: Tensor) -> None:
         """Add the raw logits ``[B, Q, V]`` of a forward pass, of which the last are the step's.
 
-        ``copy`` them where someone else may write to them before they are reduced: a compiled
-        forward pass may use the same memory for every output.
+        Raises:
+            Unobservable: they are not of as many sequences as those that are pending.
         """
-        if not self._logits:
-            per_step = logits.element_size() * logits.shape[0] * logits.shape[2]
-            self._steps_together = steps_together(per_step, self._most_steps, WAITING_BYTES)
-        # A copy where a view would keep the logits of a whole prompt alive.
-        view = logits.shape[1] == 1 and not copy
-        self._logits.append(logits[:, 0] if view else logits[:, -1].clone())
+        newest = logits[:, -1]
+        if self.pending == 0:
+            per_step = 4 * newest.numel()
+            self._steps_together = steps_together(per_step, self._most_steps)
+            shape = (self._steps_together, *newest.shape)
+            self._logits = self._memory.tensor(shape, torch.float32, newest.device)
+        elif newest.shape != self._logits.shape[1:]:
+            raise Unobservable("the number of sequences changes while they are generated")
+        elif self.pending == len(self._logits):
+            self._make_room()
+        torch.clamp(newest.float(), min=_IMPOSSIBLE, out=self._logits[self.pending])
+        self.pending += 1
+
+    def _make_room(self) -> None:
+        """For more steps than are reduced together: several tokens may come with one pass."""
+        held, self._memory = self._logits, Scratch()
+        shape = (2 * len(held), *held.shape[1:])
+        self._logits = self._memory.tensor(shape, torch.float32, held.device)
+        self._logits[: len(held)] = held
 
     @unaffected_by_autocast
     def reduce(self, token_ids: Tensor) -> None:
@@ -150,35 +163,19 @@ class LogitsReducer:
         ``n`` may be one less than the pending steps, when a run broke off between the forward
         pass and the choice of its token: that step is dropped.
         """
-        steps = token_ids.shape[0]
-        pending, self._logits = self._logits[:steps], []
-        if not pending:
+        logits = self._logits[: min(self.pending, token_ids.shape[0])]
+        self.pending = 0
+        if not len(logits):
             return
-        self.reduced += len(pending)
-        device = pending[0].device
-        token_ids = token_ids.to(device, non_blocking=True)
-        together = steps_together(4 * pending[0].numel(), len(pending), bytes_together(device))
-        for start in range(0, len(pending), together):
-            part = slice(start, start + together)
-            self.chunks.append(self._statistics(pending[part], token_ids[part]))
-
-    def _statistics(self, pending: list[Tensor], token_ids: Tensor) -> Tensor:
-        """``logit_statistics`` of some steps' logits, which stay as they are."""
-        shape, device = (len(pending), *pending[0].shape), pending[0].device
-        scratch = self._scratch.tensor(shape, torch.float32, device)
-        if len(pending) == 1 and pending[0].dtype == torch.float32 and device.type == "cpu":
-            given = pending[0].unsqueeze(0)
-            statistics = _statistics(given, token_ids, self._top_k, scratch)
-            # An impossible token makes them NaN, unless it is out of the way.
-            if not bool(torch.isnan(statistics[0]).any()):
-                return statistics
-        logits = self._memory.tensor(shape, torch.float32, device)
-        if pending[0].dtype == torch.float32:
-            for own, given in zip(logits, pending, strict=True):
-                torch.clamp(given, min=_IMPOSSIBLE, out=own)
-        else:
-            logits.copy_(torch.stack(pending)).clamp_(min=_IMPOSSIBLE)
-        return _statistics(logits, token_ids, self._top_k, scratch)
+        self.reduced += len(logits)
+        token_ids = token_ids.to(logits.device, non_blocking=True)
+        most_bytes = bytes_together(logits.device)
+        together = steps_together(4 * logits[0].numel(), len(logits), most_bytes)
+        for start in range(0, len(logits), together):
+            part = logits[start : start + together]
+            scratch = self._scratch.tensor(part.shape, torch.float32, part.device)
+            chosen = token_ids[start : start + together]
+            self.chunks.append(_statistics(part, chosen, self._top_k, scratch))
 
     def result(self) -> Tensor | None:
         """``[4, S, B]`` on the device, ``None`` if no step was reduced."""

@@ -83,10 +83,6 @@ class LoopRun(GenerationRun):
             self.untie("the custom loop's forward passes return no logits")
         super().forward_returns(output)
 
-    def _keep_logits(self, output: Any) -> None:
-        # A copy, because the loop may write into what the model returned.
-        self.logits.add(output.logits, copy=True)
-
     def token_chosen(self, input_ids: Tensor) -> None:
         """The loop asks its stopping criteria, if it does, about a token that it has chosen."""
         if self._token_due:

@@ -428,7 +428,7 @@ class GenerationRun:
         self.hidden.add(step, states)
 
     def _keep_logits(self, output: Any) -> None:
-        self.logits.add(output.logits, copy=self.compiled)
+        self.logits.add(output.logits)
 
     def token_chosen(self, input_ids: Tensor) -> None:
         """A token was accepted; ``input_ids`` ``[B, prompt + steps]`` ends with it."""
