@@ -1,6 +1,7 @@
 """What CoreVital costs: plain and instrumented runs of one generation, alternating in one process.
 
     python -m benchmarks.overhead [--model ID] [--device cpu|cuda] [--tokens 50] [--batch 1]
+                                  [--different]
 
 Each pair runs the same generation with the same seed, plain and instrumented, in alternating order.
 Printed are the milliseconds a token, and the median of the pairs' ratios with its quartiles. Tokens
@@ -80,14 +81,21 @@ class Benchmark:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder).to(options.device)
         self.device, self.tokens = options.device, options.tokens
-        message = [{"role": "user", "content": PROMPT}]
-        prompt: Any = tokenizer.apply_chat_template(
-            message, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        conversations = [
+            [{"role": "user", "content": f"{PROMPT} Give it the number {row}."}]
+            if options.different
+            else [{"role": "user", "content": PROMPT}]
+            for row in range(options.batch)
+        ]
+        tokenizer.padding_side = "left"
+        prompts: Any = tokenizer.apply_chat_template(
+            conversations,
+            add_generation_prompt=True,
+            padding=True,
+            return_tensors="pt",
+            return_dict=True,
         )
-        self.inputs = {
-            name: value.repeat(options.batch, 1).to(options.device)
-            for name, value in prompt.items()
-        }
+        self.inputs = {name: value.to(options.device) for name, value in prompts.items()}
         self.pairs = options.pairs
 
     def generate(self, **flags: Any) -> torch.Tensor:
@@ -142,13 +150,17 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--tokens", type=int, default=50)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument(
+        "--different", action="store_true", help="a prompt of its own for each row of the batch"
+    )
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--modes", nargs="+", default=[*MODES, EAGER], choices=[*MODES, EAGER])
     options = parser.parse_args()
     benchmark = Benchmark(options)
     prompt_tokens = benchmark.inputs["input_ids"].shape[1]
+    rows = f"{options.batch} different" if options.different else str(options.batch)
     table = Table(
-        title=f"{options.batch} x ({prompt_tokens} + {options.tokens} tokens), {options.device}, "
+        title=f"{rows} x ({prompt_tokens} + {options.tokens} tokens), {options.device}, "
         f"{torch.get_num_threads()} threads, {options.pairs} pairs"
     )
     for column in ("capture", "plain ms/token", "observed ms/token", "ratio", "quartiles"):
