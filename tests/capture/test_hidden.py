@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from corevital.capture import chunk
+from corevital.capture import chunk, hidden
 from corevital.capture.hidden import HiddenReducer, cosine, hidden_statistics
 
 FOLDER = Path(__file__).parents[1] / "reference"
@@ -74,12 +74,20 @@ def test_steps_that_wait_together_are_reduced_a_part_at_a_time(
     torch.manual_seed(0)
     states = torch.randn(5, 3, 2, 1, 8).to(dtype)
     monkeypatch.setattr(chunk, "_CACHED_BYTES", 2 * states[0].numel() * 4)
+    parts: list[int] = []
+
+    def noted(part: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
+        parts.append(len(part) // 3)
+        return hidden_statistics(part, scratch)
+
+    monkeypatch.setattr(hidden, "hidden_statistics", noted)
     reducer = HiddenReducer()
     for step in range(5):
         reducer.add(step, {layer: states[step, layer] for layer in range(3)})
     reducer.reduce()
     (reduced,) = reducer.chunks
     assert reduced.steps == tuple(range(5))
+    assert parts == [2, 2, 1]
     expected = hidden_statistics(states.float().squeeze(-2))
     torch.testing.assert_close(reduced.statistics, expected)
 

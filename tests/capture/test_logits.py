@@ -98,9 +98,9 @@ def test_steps_reduced_together_equal_steps_reduced_alone() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("together", [1, 3])
+@pytest.mark.parametrize(("together", "sizes"), [(1, [1] * 7), (3, [3, 3, 1])])
 def test_steps_that_wait_together_are_reduced_a_part_at_a_time(
-    together: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    together: int, sizes: list[int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of them with tokens that are impossible; the last part is smaller than those before."""
     torch.manual_seed(0)
@@ -113,6 +113,7 @@ def test_steps_that_wait_together_are_reduced_a_part_at_a_time(
         reducer.add(logits[step])
         assert not reducer.full
     reducer.reduce(tokens)
+    assert [part.shape[1] for part in reducer.chunks] == sizes
     assert torch.equal(logits, as_given), "they are the application's"
     expected = logit_statistics(logits.float().squeeze(2), tokens, 10)
     assert torch.isfinite(expected).all()

@@ -78,12 +78,31 @@ def test_what_else_is_given_may_tell_rows_apart(kwargs: dict[str, Any]) -> None:
     assert answers_to_each(torch.nn.Identity().eval(), ROWS, VALID, kwargs) == 1
 
 
+def test_without_padding_the_tokens_decide() -> None:
+    assert answers_to_each(torch.nn.Identity().eval(), ROWS, None, {}) == 2
+    assert answers_to_each(torch.nn.Identity().eval(), torch.tensor([A, B]), None, {}) == 1
+
+
 def test_padding_tells_rows_apart() -> None:
     assert answers_to_each(torch.nn.Identity().eval(), ROWS, PADDED, {}) == 1
 
 
 def test_dropout_tells_rows_apart() -> None:
     assert answers_to_each(torch.nn.Identity().train(), ROWS, VALID, {}) == 1
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows of each prefill had the same prompt."""
+    found: list[int] = []
+    begin = Prefill.__init__
+
+    def noted(self: Prefill, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        found.append(self.answers)
+
+    monkeypatch.setattr(Prefill, "__init__", noted)
+    return found
 
 
 def prompts(records: list[GenerationRecord]) -> list[dict[str, Any]]:
@@ -110,18 +129,10 @@ def prompts(records: list[GenerationRecord]) -> list[dict[str, Any]]:
     [("llama", "sdpa"), ("llama", "eager"), ("mistral", "sdpa"), ("gpt_oss", "eager")],
 )
 def test_several_answers_have_the_prompt_that_one_has(
-    family: str, backend: str, monkeypatch: pytest.MonkeyPatch
+    family: str, backend: str, answers: list[int]
 ) -> None:
     """Of two prompts, one with padding; with windows and sinks, as each model has them."""
     model = tiny_model(family, attn_implementation=backend)
-    answers: list[int] = []
-    begin = Prefill.__init__
-
-    def noted(self: Prefill, *args: Any, **kwargs: Any) -> None:
-        begin(self, *args, **kwargs)
-        answers.append(self.answers)
-
-    monkeypatch.setattr(Prefill, "__init__", noted)
     given = padded_prompts([0, 4])
     _, single = observe(model, **given, max_new_tokens=3)
     _, several = observe(model, **given, max_new_tokens=3, do_sample=True, num_return_sequences=3)
@@ -133,11 +144,12 @@ def test_several_answers_have_the_prompt_that_one_has(
             np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_the_rows_of_several_beams_are_one_prompt() -> None:
+def test_the_rows_of_several_beams_are_one_prompt(answers: list[int]) -> None:
     model: GenerativeModel = tiny_model("llama")
     prompt = tiny_prompt()
     _, (single,) = observe(model, input_ids=prompt, max_new_tokens=3)
     _, (beams,) = observe(model, input_ids=prompt, max_new_tokens=3, num_beams=4)
+    assert answers == [1, 4]
     (found,), (expected,) = prompts([beams]), prompts([single])
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5, err_msg=name)

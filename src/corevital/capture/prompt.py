@@ -84,7 +84,7 @@ class PromptAttention:
     At most ``CHUNK_BYTES`` of weights are reduced at a time: several layers of a short prompt, some
     queries of one layer of a long one. ``causal`` tells whether a token sees none that follows it;
     ``rows`` is shown all weights besides. Of each prompt the first of ``answers`` rows is read;
-    ``valid`` ``[B, P]`` and all results have these only.
+    ``valid`` ``[N, P]`` and all results have these ``N`` only.
     """
 
     def __init__(

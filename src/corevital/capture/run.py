@@ -235,10 +235,8 @@ class GenerationRun:
             self._cached = cached if isinstance(cached, Tensor) else None
 
     def _prefill_of(self, input_ids: Tensor, kwargs: dict[str, Any]) -> Prefill:
-        mask = self.prompt_mask
-        valid = torch.ones_like(input_ids) if mask is None else mask
-        answers = answers_to_each(self.model, input_ids, valid, kwargs)
-        return Prefill(input_ids, mask, answers=answers)
+        answers = answers_to_each(self.model, input_ids, self.prompt_mask, kwargs)
+        return Prefill(input_ids, self.prompt_mask, answers=answers)
 
     def layer_returns(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A decoder layer returns its hidden states."""

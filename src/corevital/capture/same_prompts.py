@@ -17,14 +17,14 @@ _OF_TEXT: Final = {
 
 
 def answers_to_each(
-    model: nn.Module, input_ids: Tensor, valid: Tensor, kwargs: dict[str, Any]
+    model: nn.Module, input_ids: Tensor, mask: Tensor | None, kwargs: dict[str, Any]
 ) -> int:
     """How many rows of a forward pass have each prompt, one behind the other.
 
     Args:
         model: whose forward pass it is.
         input_ids: ``[B, P]``.
-        valid: ``[B, P]`` boolean, False at padding.
+        mask: ``[B, P]``, 0 at padding; ``None`` without any.
         kwargs: of the forward pass. Anything but text, such as images or an adapter for each row,
             may tell rows of the same tokens apart.
 
@@ -33,11 +33,10 @@ def answers_to_each(
     """
     if input_ids.device.type != "cpu" or not _is_text_alone(kwargs) or model.training:
         return 1
-    given = [input_ids, valid]
     positions = kwargs.get("position_ids")
-    if positions is not None and len(positions) > 1:
-        given.append(positions)
-    return repetitions(*given)
+    of_all_rows = positions is not None and len(positions) == 1
+    given = (input_ids, mask, None if of_all_rows else positions)
+    return repetitions(*(rows for rows in given if rows is not None))
 
 
 def repetitions(*tensors: Tensor) -> int:
