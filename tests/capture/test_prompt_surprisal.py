@@ -37,6 +37,7 @@ def test_prompt_surprisal_reference(
 
 @pytest.mark.parametrize("parts", [None, 1, 50], ids=["at once", "rows", "rows and vocabulary"])
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_product_of_a_linear_layer_is_never_there_as_a_whole(
@@ -46,19 +47,21 @@ def test_the_product_of_a_linear_layer_is_never_there_as_a_whole(
     monkeypatch: pytest.MonkeyPatch,
     *,
     bias: bool,
+    onednn: bool,
 ) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
     torch.manual_seed(0)
     head = nn.Linear(8, 130, bias=bias, dtype=dtype)
     states, ids = torch.randn(batch, 9, 8, dtype=dtype), torch.randint(0, 130, (batch, 9))
     if parts is not None:
         monkeypatch.setattr(module, "_LEAST_VOCABULARY", 130 // parts)
-        monkeypatch.setattr(module, "bytes_together", lambda device: 4 * (130 // parts) * 4)
+        monkeypatch.setattr(module, "bytes_together", lambda device: 8 * (130 // parts) * 4)
     shapes: list[tuple[int, ...]] = []
     log_sum_exp = module._log_sum_exp
 
-    def noted(logits: torch.Tensor) -> torch.Tensor:
+    def noted(logits: torch.Tensor, dim: int, peak: torch.Tensor) -> torch.Tensor:
         shapes.append(tuple(logits.shape))
-        return log_sum_exp(logits)
+        return log_sum_exp(logits, dim, peak)
 
     monkeypatch.setattr(module, "_log_sum_exp", noted)
     with torch.no_grad():
@@ -71,8 +74,8 @@ def test_the_product_of_a_linear_layer_is_never_there_as_a_whole(
     )
     torch.testing.assert_close(newest.double(), logits[:, -1], rtol=0, atol=tolerance)
     if parts is not None:
-        assert max(rows for rows, _ in shapes) == 4
-        assert max(columns for _, columns in shapes) == 130 // parts
+        assert max(positions for _, positions in shapes) == 4
+        assert max(tokens for tokens, _ in shapes) == 130 // parts
 
 
 def test_hooks_of_the_application_on_the_head_see_the_applications_calls_only() -> None:
