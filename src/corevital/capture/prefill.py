@@ -78,7 +78,9 @@ class Prefill:
 
     def _prompt_of(self, positions: Tensor) -> Tensor:
         """``[N, P, ...]`` of ``[B, Q, ...]``; no token of the prompt sees any candidate."""
-        return positions[:: self.answers, : positions.shape[1] - self._candidates]
+        prompt = positions[:: self.answers, : positions.shape[1] - self._candidates]
+        # A copy where a view would keep the rows of all answers alive.
+        return prompt.clone() if self.answers > 1 else prompt
 
     def _prompt_of_call(self, call: AttentionCall) -> AttentionCall:
         if not self._candidates:

@@ -182,8 +182,10 @@ def _sparse_weights(
 
 def _of_each_prompt(call: AttentionCall, answers: int) -> AttentionCall:
     """The rows of one layer's call that are the first of ``answers`` to their prompt."""
-    weights = None if call.weights is None else call.weights[::answers]
-    return call._replace(query=call.query[::answers], key=call.key[::answers], weights=weights)
+    # Copies where views would keep the rows of all answers alive; the keys are the cache's.
+    weights = None if call.weights is None else call.weights[::answers].clone()
+    query = call.query[::answers].clone()
+    return call._replace(query=query, key=call.key[::answers], weights=weights)
 
 
 def _weights(
