@@ -10,11 +10,14 @@ import weakref
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import LogitsProcessor
 
 from corevital import GenerationRecord
 from corevital.capture.active import active_run
+from corevital.capture.attention import AttentionCall, AttentionReducer
 from corevital.capture.run import GenerationRun
 from tests.capture.observe import observe, observing
 from tests.models import GenerativeModel, tiny_model, tiny_prompt
@@ -139,28 +142,47 @@ def test_a_model_can_be_copied_and_pickled_while_it_generates() -> None:
         assert torch.equal(twin.generate(tiny_prompt(), max_new_tokens=5, do_sample=False), plain)
 
 
-def test_a_prompt_is_not_kept_alive() -> None:
-    """What a run holds after the prefill does not grow with the prompt's hidden states."""
-    model = tiny_model("llama")
-    sizes: list[int] = []
+@pytest.mark.parametrize("rows", [1, 3], ids=["one row", "rows of one prompt"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_prompt_is_not_kept_alive(
+    attention: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the prefill, the prompt's hidden states, queries and weights are gone."""
+    of_prompt: list[StorageWeakRef] = []
+    alive: list[int] = []
+    observe_attention, see_layer = AttentionReducer.observe, GenerationRun.layer_returns
 
-    class Measures(LogitsProcessor):
+    def note(*tensors: torch.Tensor | None) -> None:
+        of_prompt.extend(
+            StorageWeakRef(each.untyped_storage())
+            for each in tensors
+            if each is not None and 400 in each.shape
+        )
+
+    def noted_attention(self: AttentionReducer, call: AttentionCall) -> None:
+        note(call.query, call.weights)
+        observe_attention(self, call)
+
+    def noted_layer(self: GenerationRun, module: Any, args: Any, output: Any) -> None:
+        note(output[0] if isinstance(output, tuple) else output)
+        see_layer(self, module, args, output)
+
+    monkeypatch.setattr(AttentionReducer, "observe", noted_attention)
+    monkeypatch.setattr(GenerationRun, "layer_returns", noted_layer)
+
+    class Counts(LogitsProcessor):
         def __call__(
             self, input_ids: torch.LongTensor, scores: torch.FloatTensor
         ) -> torch.FloatTensor:
-            run = active_run.get()
-            assert run is not None
-            held = [*run._states.values(), *run.hidden._states]
-            held += [row for block in run.attention._blocks.values() for row in rows_of(block)]
-            sizes.append(max((each.untyped_storage().nbytes() for each in held), default=0))
+            alive.append(sum(not each.expired() for each in of_prompt))
             return scores
 
-    observe(model, inputs=tiny_prompt(tokens=400), max_new_tokens=3, logits_processor=[Measures()])
-    assert max(sizes) <= 4 * 32 * 4
-
-
-def rows_of(block: Any) -> list[torch.Tensor]:
-    return [row for layers in block._layers for row in layers.rows]
+    model = tiny_model("llama", attn_implementation=attention)
+    prompt = tiny_prompt(tokens=400).repeat(rows, 1)
+    observe(model, inputs=prompt, max_new_tokens=1, logits_processor=[Counts()])
+    layers = model.config.num_hidden_layers
+    assert len(of_prompt) == layers * (3 if attention == "eager" else 2)
+    assert alive == [0]
 
 
 def test_a_run_is_freed_without_the_garbage_collector() -> None:

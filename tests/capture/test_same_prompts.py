@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from corevital import GenerationRecord
+from corevital.capture.attention import AttentionCall
 from corevital.capture.prefill import Prefill
+from corevital.capture.prompt import PromptAttention
 from corevital.capture.same_prompts import answers_to_each, repetitions
 from tests.capture.observe import observe
 from tests.models import GenerativeModel, padded_prompts, tiny_model, tiny_prompt
@@ -153,3 +156,14 @@ def test_the_rows_of_several_beams_are_one_prompt(answers: list[int]) -> None:
     (found,), (expected,) = prompts([beams]), prompts([single])
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("with_weights", [False, True])
+def test_of_rows_with_one_prompt_the_first_alone_is_held(*, with_weights: bool) -> None:
+    maps = PromptAttention(torch.ones(1, 5, dtype=torch.bool), answers=4)
+    query, weights = torch.randn(4, 2, 5, 8), torch.rand(4, 2, 5, 5)
+    held = [StorageWeakRef(each.untyped_storage()) for each in (query, weights)]
+    given = weights if with_weights else None
+    maps.observe(AttentionCall(0, query, torch.randn(4, 2, 5, 8), None, given, {}))
+    del query, weights, given
+    assert all(each.expired() for each in held)

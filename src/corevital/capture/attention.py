@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from corevital.capture.attention_block import Block, RowMemory, StepLayers, row_bias
+from corevital.capture.attention_block import Block, StepLayers, row_bias
 from corevital.capture.attention_scores import ScoreOptions, head_statistics, log_visible
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import MOST_STEPS, Chunk
 from corevital.capture.previous_token import newest_token_weight, places_within
+from corevital.capture.run_memory import RunMemory
+from corevital.capture.scratch import Scratch
 from corevital.capture.unobservable import Unobservable
 
 
@@ -66,6 +68,7 @@ class AttentionReducer:
         weight_layers: range = range(0),
         *,
         keys_per_step: int = 1,
+        memory: RunMemory | None = None,
     ) -> None:
         self._most_steps = most_steps
         self._keys_per_step = keys_per_step
@@ -74,7 +77,8 @@ class AttentionReducer:
         self._options: dict[int, ScoreOptions] = {}
         self._keys: dict[int, Tensor] = {}
         self._blocks: dict[tuple[int, ...], Block] = {}
-        self._memory = RowMemory()
+        self._memory = memory or RunMemory()
+        self._queries: dict[tuple[int, ...], Scratch] = {}
         self._append_only = False
         self._kept = 1
         self._continues = False
@@ -146,7 +150,10 @@ class AttentionReducer:
                 self._reduce(block)
                 block = None
             if block is None:
-                block = Block(layers, self._most_steps, self._keys_per_step)
+                if positions not in self._queries:
+                    self._queries[positions] = self._memory.for_steps()
+                queries = self._queries[positions]
+                block = Block(layers, self._most_steps, self._keys_per_step, queries)
                 self._blocks[positions] = block
                 self.heads |= dict.fromkeys(positions, layers.shape[1])
             block.add(step, layers)

@@ -18,6 +18,7 @@ from corevital.capture.attention_scores import (
 )
 from corevital.capture.chunk import bytes_together, steps_together
 from corevital.capture.masks import LOWEST, additive_mask
+from corevital.capture.run_memory import RunMemory
 from corevital.capture.scratch import Scratch
 
 
@@ -48,15 +49,6 @@ class StepLayers:
         return mask[None, None] if mask is not None and mask.dim() == 2 else mask
 
 
-class RowMemory:
-    """Where the scores and the weights of a few layers stand."""
-
-    def __init__(self) -> None:
-        self.products = Scratch()
-        self.scores = Scratch()
-        self.weights = Scratch()
-
-
 class WeighedRows(NamedTuple):
     """The rows of some layers of a block: those at ``places``.
 
@@ -77,8 +69,12 @@ class Block:
         steps: those added.
     """
 
-    def __init__(self, layers: StepLayers, most_steps: int, keys_per_step: int) -> None:
+    def __init__(
+        self, layers: StepLayers, most_steps: int, keys_per_step: int, memory: Scratch
+    ) -> None:
         self._keys_per_step = keys_per_step
+        self._memory = memory
+        self._queries: Tensor | None = None
         held = sum(row.numel() * row.element_size() for row in layers.rows)
         # Each reduction reads all keys: of one layer as many steps as go well together.
         computed = 4 * layers.shape[0] * layers.shape[1] * layers.key_count
@@ -101,7 +97,8 @@ class Block:
     @property
     def device(self) -> torch.device:
         """Where the rows are reduced."""
-        return self._layers[-1].rows[-1].device
+        rows = self._layers[-1].rows[-1] if self._queries is None else self._queries
+        return rows.device
 
     def continues_with(self, layers: StepLayers) -> bool:
         """Whether a step can be reduced together with those added before."""
@@ -116,11 +113,23 @@ class Block:
 
     def add(self, step: int, layers: StepLayers) -> None:
         """Add one step."""
+        if layers.needs_scores:
+            self._copy_queries(layers)
         self.steps.append(step)
         self._layers.append(layers)
 
+    def _copy_queries(self, layers: StepLayers) -> None:
+        """To memory of their own, for the reason of ``HiddenReducer``."""
+        last = layers.rows[-1]
+        if self._queries is None:
+            shape = (self._room, len(layers.rows), *last.shape)
+            self._queries = self._memory.tensor(shape, last.dtype, last.device)
+        rows = [row.to(last.device, last.dtype, non_blocking=True) for row in layers.rows]
+        torch.stack(rows, out=self._queries[len(self.steps)])
+        layers.rows.clear()
+
     def weigh(
-        self, keys: dict[int, Tensor], mask: Tensor | None, memory: RowMemory
+        self, keys: dict[int, Tensor], mask: Tensor | None, memory: RunMemory
     ) -> Iterator[WeighedRows]:
         """The rows of all layers, as many layers at a time as go well together.
 
@@ -143,24 +152,25 @@ class Block:
                 if last.sinks:
                     weighed = sink_statistics(scores, last.sinks[places])
                 else:
-                    weights = memory.weights.tensor(scores.shape, scores.dtype, scores.device)
+                    weights = memory.results.tensor(scores.shape, scores.dtype, scores.device)
                     weighed = score_statistics(scores, weights)
             else:
                 weights = self._padded_weights(places, memory)
                 weighed = weights, *weight_statistics(weights)
             yield WeighedRows(places, *weighed)
 
-    def _scores(self, keys: dict[int, Tensor], places: slice, memory: RowMemory) -> Tensor:
+    def _scores(self, keys: dict[int, Tensor], places: slice, memory: RunMemory) -> Tensor:
         """Scaled and capped scores of some layers at all steps, ``[l, B, H, n, K]``."""
         last, device = self._layers[-1], self.device
         options, positions = last.options, last.positions[places]
         dtype = keys[positions[-1]].dtype
         shape = (len(positions), *last.shape[:2], len(self._layers), last.key_count)
         scores = memory.products.tensor(shape, dtype, device)
-        rows = zip(*(layers.rows[places] for layers in self._layers), strict=True)
-        for own, position, queries in zip(scores, positions, rows, strict=True):
-            query = queries[0] if len(queries) == 1 else torch.cat(queries, dim=2)
+        assert self._queries is not None
+        queries = self._queries[: len(self._layers), places, ..., 0, :].permute(1, 2, 3, 0, 4)
+        for own, position, rows in zip(scores, positions, queries, strict=True):
             key = keys[position][:, :, : last.key_count]
+            query = rows.to(key.device)
             if key.device == device and key.dtype == dtype:
                 options.product(query, key, out=own)
             else:
@@ -187,12 +197,12 @@ class Block:
             steps.append(torch.nn.functional.pad(bias, (0, keys - layers.key_count)))
         return steps[0] if len(steps) == 1 else torch.cat(steps, dim=3)
 
-    def _padded_weights(self, places: slice, memory: RowMemory) -> Tensor:
+    def _padded_weights(self, places: slice, memory: RunMemory) -> Tensor:
         """Weights of some layers at all steps, ``[l, B, H, n, K]``, 0 beyond a step's last key."""
         last, device = self._layers[-1], self.device
         layers_given = len(last.rows[places])
         shape = (layers_given, *last.shape[:2], len(self._layers), last.key_count)
-        weights = memory.weights.tensor(shape, torch.float32, device).zero_()
+        weights = memory.results.tensor(shape, torch.float32, device).zero_()
         for at, layers in enumerate(self._layers):
             on_device = [row.to(device, non_blocking=True) for row in layers.rows[places]]
             weights[..., at, : layers.key_count] = torch.stack(on_device).squeeze(-2)

@@ -42,7 +42,7 @@ class BeamRun(GenerationRun):
         encoder_layers: EncoderLayers | None = None,
     ) -> None:
         super().__init__(model, layers, plan, chunks, encoder_layers)
-        self.hidden = HiddenReducer(most_steps=1)
+        self.hidden = HiddenReducer(most_steps=1, memory=self._memory)
         self.beams = beams
         self.paths: BeamPaths | None = None
         self._prompt_length: int | None = None

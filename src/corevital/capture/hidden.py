@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import MOST_STEPS, Chunk, bytes_together, steps_together
 from corevital.capture.lags import LagCosines
-from corevital.capture.scratch import Scratch
+from corevital.capture.run_memory import RunMemory
 
 CLAMP: Final = 1e6
 
@@ -58,6 +59,9 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 class HiddenReducer:
     """Collects the newest token's states of all layers, and reduces several steps together.
 
+    They are copied to memory that is kept: held themselves, the model's memory would grow and
+    shrink by as much, to be given back to the system and asked for again all the time.
+
     Attributes:
         chunks: what has been reduced.
         last_layer_cosines: ``[n, B]`` for every chunk: cosine of the last layer's state to that of
@@ -66,16 +70,15 @@ class HiddenReducer:
             before.
     """
 
-    def __init__(self, most_steps: int = MOST_STEPS) -> None:
+    def __init__(self, most_steps: int = MOST_STEPS, memory: RunMemory | None = None) -> None:
+        self._memory = memory or RunMemory()
+        self._steps_memory = self._memory.for_steps()
         self._most_steps = most_steps
         self._steps: list[int] = []
-        self._positions: tuple[int, ...] = ()
-        self._states: list[Tensor] = []
-        self._steps_together = 1
-        self._several_devices = False
+        self._layout: tuple[tuple[int, ...], torch.Size] | None = None
+        self._states = torch.empty(0)
+        self._alike = True
         self._previous_last: Tensor | None = None
-        self._memory = Scratch()
-        self._centred = Scratch()
         self.chunks: list[Chunk] = []
         self.last_layer_cosines: list[Tensor] = []
         self._lags = LagCosines()
@@ -83,17 +86,30 @@ class HiddenReducer:
 
     def add(self, step: int, states: dict[int, Tensor]) -> None:
         """Add one step: ``states`` maps layer position to ``[B, 1, D]``, in layer order."""
-        positions = tuple(states)
-        if positions != self._positions:
+        newest = list(states.values())
+        layout = (tuple(states), newest[-1].shape)
+        if layout != self._layout:
             self.reduce()
-            self._positions = positions
-            per_step = 4 * sum(state.numel() for state in states.values())
-            self._steps_together = steps_together(per_step, self._most_steps)
-            self._several_devices = len({state.device for state in states.values()}) > 1
+            self._make_room(newest)
+            self._layout = layout
+        waiting = self._states[len(self._steps)]
+        if self._alike:
+            torch.cat(newest, out=waiting)
+        else:
+            waiting.copy_(torch.cat([state.to(waiting.device) for state in newest]))
         self._steps.append(step)
-        self._states += states.values()
-        if len(self._steps) == self._steps_together:
+        if len(self._steps) == len(self._states):
             self.reduce()
+
+    def _make_room(self, newest: list[Tensor]) -> None:
+        """For steps of states like these, one state behind the other."""
+        (rows, _, width), device = newest[-1].shape, newest[-1].device
+        per_step = (len(newest) * rows, 1, width)
+        room = steps_together(4 * math.prod(per_step), self._most_steps)
+        self._states = self._steps_memory.tensor((room, *per_step), torch.float32, device)
+        self._alike = all(
+            (state.dtype, state.device) == (torch.float32, device) for state in newest
+        )
 
     def reorder(self, rows: Tensor) -> None:
         """Row ``i`` of the next step follows row ``rows[i]`` ``[B]`` of those before."""
@@ -106,45 +122,28 @@ class HiddenReducer:
     @unaffected_by_autocast
     def reduce(self) -> None:
         """Reduce the pending steps to a chunk."""
-        if not self._steps:
+        if self._layout is None or not self._steps:
             return
-        if self._several_devices:
-            device = self._states[-1].device
-            self._states = [state.to(device, non_blocking=True) for state in self._states]
-        layers = len(self._positions)
-        last = torch.cat(self._states[layers - 1 :: layers], dim=1).transpose(0, 1).float()
+        positions, (rows, _, width) = self._layout
+        steps = len(self._steps)
+        states = self._states[:steps].view(steps, len(positions), rows, width)
+        last = states[:, -1]
         previous = self._previous_last
         if previous is None:
             previous = torch.full_like(last[:1], torch.nan)
         consecutive = cosine(last, torch.cat((previous, last[:-1])))
         lags = self._lags.of(last).to(torch.float16)
-        self.chunks.append(Chunk(tuple(self._steps), self._positions, self._statistics()))
+        self.chunks.append(Chunk(tuple(self._steps), positions, self._statistics(states)))
         self.last_layer_cosines.append(consecutive)
         self.lag_cosines.append(lags)
         self._previous_last = last[-1:].clone()
         self._steps.clear()
-        self._states.clear()
 
-    def _statistics(self) -> Tensor:
-        """``hidden_statistics`` ``[6, n, l, B]`` of the pending states."""
-        steps, layers, last = len(self._steps), len(self._positions), self._states[-1]
-        together = steps_together(4 * layers * last.numel(), steps, bytes_together(last.device))
+    def _statistics(self, states: Tensor) -> Tensor:
+        """``hidden_statistics`` ``[6, n, l, B]`` of states ``[n, l, B, D]``."""
+        together = steps_together(4 * states[0].numel(), len(states), bytes_together(states.device))
         statistics = []
-        for start in range(0, steps, together):
-            part = self._states[start * layers : (start + together) * layers]
-            states = self._together(part)
-            memory = self._centred.tensor(states.shape, states.dtype, states.device)
-            statistics.append(hidden_statistics(states, memory))
-        joined = statistics[0] if len(statistics) == 1 else torch.cat(statistics, dim=1)
-        return joined.view(len(joined), steps, layers, last.shape[0])
-
-    def _together(self, states: list[Tensor]) -> Tensor:
-        """States ``[B, 1, D]`` one behind the other, ``[n, B, D]`` in float32."""
-        rows, _, width = states[0].shape
-        shape = (len(states) * rows, 1, width)
-        joined = self._memory.tensor(shape, torch.float32, states[0].device)
-        if all(state.dtype == torch.float32 for state in states):
-            torch.cat(states, out=joined)
-        else:
-            joined.copy_(torch.cat(states))
-        return joined.view(len(states), rows, width)
+        for part in states.split(together):
+            centred = self._memory.results.tensor(part.shape, part.dtype, part.device)
+            statistics.append(hidden_statistics(part, centred))
+        return statistics[0] if len(statistics) == 1 else torch.cat(statistics, dim=1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import MOST_STEPS, bytes_together, steps_together
-from corevital.capture.scratch import Scratch
+from corevital.capture.run_memory import RunMemory
 from corevital.capture.unobservable import Unobservable
 
 LN2: Final = math.log(2.0)
@@ -114,13 +114,15 @@ class LogitsReducer:
         reduced: how many steps that are.
     """
 
-    def __init__(self, top_k: int, most_steps: int = MOST_STEPS) -> None:
+    def __init__(
+        self, top_k: int, most_steps: int = MOST_STEPS, memory: RunMemory | None = None
+    ) -> None:
+        self._memory = memory or RunMemory()
+        self._steps_memory = self._memory.for_steps()
         self._top_k = top_k
         self._most_steps = most_steps
         self._steps_together = 1
-        self._memory = Scratch()
         self._logits = torch.empty(0)
-        self._scratch = Scratch()
         self.pending = 0
         self.chunks: list[Tensor] = []
         self.reduced = 0
@@ -141,7 +143,7 @@ class LogitsReducer:
             per_step = 4 * newest.numel()
             self._steps_together = steps_together(per_step, self._most_steps)
             shape = (self._steps_together, *newest.shape)
-            self._logits = self._memory.tensor(shape, torch.float32, newest.device)
+            self._logits = self._steps_memory.tensor(shape, torch.float32, newest.device)
         elif newest.shape != self._logits.shape[1:]:
             raise Unobservable("the number of sequences changes while they are generated")
         elif self.pending == len(self._logits):
@@ -151,9 +153,9 @@ class LogitsReducer:
 
     def _make_room(self) -> None:
         """For more steps than are reduced together: several tokens may come with one pass."""
-        held, self._memory = self._logits, Scratch()
+        held = self._logits
         shape = (2 * len(held), *held.shape[1:])
-        self._logits = self._memory.tensor(shape, torch.float32, held.device)
+        self._logits = self._steps_memory.tensor(shape, torch.float32, held.device)
         self._logits[: len(held)] = held
 
     @unaffected_by_autocast
@@ -173,7 +175,7 @@ class LogitsReducer:
         together = steps_together(4 * logits[0].numel(), len(logits), most_bytes)
         for start in range(0, len(logits), together):
             part = logits[start : start + together]
-            scratch = self._scratch.tensor(part.shape, torch.float32, part.device)
+            scratch = self._memory.results.tensor(part.shape, torch.float32, part.device)
             chosen = token_ids[start : start + together]
             self.chunks.append(_statistics(part, chosen, self._top_k, scratch))
 

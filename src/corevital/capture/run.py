@@ -34,6 +34,7 @@ from corevital.capture.masks import padding_mask
 from corevital.capture.plan import CapturePlan
 from corevital.capture.prefill import Prefill
 from corevital.capture.previous_token import middle_layers
+from corevital.capture.run_memory import RunMemory
 from corevital.capture.same_prompts import answers_to_each
 from corevital.capture.transfer import PendingCopy
 from corevital.capture.unobservable import Unobservable
@@ -91,12 +92,15 @@ class GenerationRun:
         self._chunks = chunks
         self.watch: InterventionWatch | None = None
         most_steps = _ON_RISK_STEPS if plan.mode is CaptureMode.ON_RISK else MOST_STEPS
-        self.logits = LogitsReducer(plan.top_k, most_steps)
-        self.hidden = HiddenReducer(most_steps)
+        self._memory = RunMemory.take()
+        self.logits = LogitsReducer(plan.top_k, most_steps, self._memory)
+        self.hidden = HiddenReducer(most_steps, self._memory)
         # Of use only where every step has them.
         weighed = layers.layers if layers is not None and plan.mode is CaptureMode.FULL else ()
-        self.attention = AttentionReducer(most_steps, middle_layers(len(weighed)))
-        self.cross_attention = AttentionReducer(most_steps, keys_per_step=0)
+        self.attention = AttentionReducer(
+            most_steps, middle_layers(len(weighed)), memory=self._memory
+        )
+        self.cross_attention = AttentionReducer(most_steps, keys_per_step=0, memory=self._memory)
         self.encoder = EncoderObserver(encoder_layers, plan) if encoder_layers is not None else None
         self.compiled = is_compiled(model)
         self.prefill: Prefill | None = None
@@ -557,6 +561,7 @@ class GenerationRun:
         if self.prefill is not None:
             self.prefill.release()
         self._observed("prompt", self._refuse_continued)
+        self._memory.give_back()
 
     def _refuse_continued(self) -> None:
         if self._cached is not None and int(self._cached) > 0:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from corevital.capture.chunk import bytes_together
+from corevital.capture.chunk import BUFFER_BYTES, bytes_together
 
 
 class Scratch:
@@ -34,3 +34,9 @@ class Scratch:
                 memory = torch.empty(max(size, room), dtype=dtype, device=device)
             self._memory = memory
         return memory[:size].view(*shape)
+
+    def keep_if_small(self) -> None:
+        """Let go of memory that is an accelerator's, whose allocator keeps it, or a large piece."""
+        memory = self._memory
+        if memory is not None and (memory.device.type != "cpu" or memory.nbytes > BUFFER_BYTES):
+            self._memory = None

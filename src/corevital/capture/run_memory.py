@@ -1,0 +1,54 @@
+"""Memory in which a run collects its steps and computes, and the next run after it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from corevital.capture.scratch import Scratch
+
+_KEPT_FOR_STEPS: Final = 4
+_spare: Final[list[RunMemory]] = []
+
+
+class RunMemory:
+    """What one run writes to.
+
+    On a CPU a fresh page costs as long as what is computed in it, and memory that comes and goes
+    makes the application's own come and go with it. So one run's is kept for the next.
+
+    Attributes:
+        products: for what is computed, and read before anything else is.
+        scores: the same, of products in another type.
+        results: the same, of what is made from them.
+    """
+
+    def __init__(self) -> None:
+        self.products = Scratch()
+        self.scores = Scratch()
+        self.results = Scratch()
+        self._for_steps: list[Scratch] = []
+        self._taken = 0
+
+    @classmethod
+    def take(cls) -> RunMemory:
+        """What a run before gave back, or new memory."""
+        try:
+            return _spare.pop()
+        except IndexError:
+            return cls()
+
+    def for_steps(self) -> Scratch:
+        """Memory for steps to wait in, which is nobody else's."""
+        if self._taken == len(self._for_steps):
+            self._for_steps.append(Scratch())
+        self._taken += 1
+        return self._for_steps[self._taken - 1]
+
+    def give_back(self) -> None:
+        """Leave it to the next run; nothing in it is read any more."""
+        self._taken = 0
+        del self._for_steps[_KEPT_FOR_STEPS:]
+        for scratch in (self.products, self.scores, self.results, *self._for_steps):
+            scratch.keep_if_small()
+        if not _spare:
+            _spare.append(self)
