@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corevital.capture import chunk
+from corevital.capture import logits as module
 from corevital.capture.logits import LogitsReducer, logit_statistics
 from corevital.capture.unobservable import Unobservable
 
@@ -83,7 +84,7 @@ def test_impossible_tokens_have_no_part_in_the_entropy() -> None:
 
 def test_steps_reduced_together_equal_steps_reduced_alone() -> None:
     torch.manual_seed(0)
-    logits = torch.randn(7, 2, 1, 300)
+    logits = torch.randn(7, 2, 1, 6000)
     tokens = torch.randint(0, 300, (7, 2))
     together = LogitsReducer(top_k=10)
     for step in range(7):
@@ -104,16 +105,24 @@ def test_steps_that_wait_together_are_reduced_a_part_at_a_time(
 ) -> None:
     """One of them with tokens that are impossible; the last part is smaller than those before."""
     torch.manual_seed(0)
-    logits = torch.randn(7, 2, 1, 300).to(dtype)
+    logits = torch.randn(7, 2, 1, 6000).to(dtype)
     logits[3, 1, 0, 40:250] = -math.inf
     as_given, tokens = logits.clone(), torch.randint(0, 40, (7, 2))
-    monkeypatch.setattr(chunk, "_CACHED_BYTES", 4 * 2 * 300 * together)
+    monkeypatch.setattr(chunk, "_CACHED_BYTES", 4 * 2 * 6000 * together)
     reducer = LogitsReducer(top_k=10)
     for step in range(7):
         reducer.add(logits[step])
         assert not reducer.full
+    parts: list[int] = []
+    sums = module._sums
+
+    def noted(part: torch.Tensor, scratch: torch.Tensor | None) -> Any:
+        parts.append(len(part))
+        return sums(part, scratch)
+
+    monkeypatch.setattr(module, "_sums", noted)
     reducer.reduce(tokens)
-    assert [part.shape[1] for part in reducer.chunks] == sizes
+    assert parts == sizes
     assert torch.equal(logits, as_given), "they are the application's"
     expected = logit_statistics(logits.float().squeeze(2), tokens, 10)
     assert torch.isfinite(expected).all()

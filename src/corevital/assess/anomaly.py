@@ -24,6 +24,9 @@ def mid_layer_anomaly(hidden: HiddenColumns, l2_multiplier: float) -> bool:
     first, middle = slice(0, layers // 3), slice(layers // 3, 2 * layers // 3)
     if hidden.non_finite[:, middle].any():
         return True
-    comparable = norms[~np.isnan(norms[:, first]).all(axis=1)]
-    reference = np.nanmedian(comparable[:, first], axis=1, keepdims=True)
+    missing = np.isnan(norms[:, first])
+    comparable = norms[~missing.all(axis=1)]
+    # np.nanmedian takes ten times as long.
+    median = np.nanmedian if missing.any() else np.median
+    reference = median(comparable[:, first], axis=1, keepdims=True)
     return bool(((comparable[:, middle] > l2_multiplier * reference) & (reference > 0)).any())

@@ -31,16 +31,15 @@ class LagCosines:
             ``[n, B, LAGS]``, the cosine at lag ``k`` at index ``k - 1``; NaN where there is no such
             step, or where either vector is zero or not finite.
         """
-        steps, rows, width = states.shape
+        steps, rows, _ = states.shape
         unit = states / torch.linalg.vector_norm(states, dim=-1, keepdim=True)
         unit = unit.transpose(0, 1)
-        if self._recent is None:
-            self._recent = unit.new_full((rows, LAGS, width), torch.nan)
-        context = torch.cat((self._recent, unit), dim=1)
-        self._recent = context[:, steps:]
-        products = torch.bmm(unit, context.transpose(1, 2))
-        # Step i stands at place LAGS + i of the context: the LAGS places before it are a band that
-        # moves one place to the right with every step.
+        context = unit if self._recent is None else torch.cat((self._recent, unit), dim=1)
+        self._recent = context[:, -LAGS:]
+        # Step i stands at place LAGS + i: the LAGS places before it are a band that moves one place
+        # to the right with every step.
         places = LAGS + steps
-        band = products.as_strided((steps, rows, LAGS), (places + 1, steps * places, 1))
+        products = unit.new_full((rows, steps, places), torch.nan)
+        products[..., -context.shape[1] :] = torch.bmm(unit, context.transpose(1, 2))
+        band: Tensor = products.as_strided((steps, rows, LAGS), (places + 1, steps * places, 1))
         return band.flip(-1)

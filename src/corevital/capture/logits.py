@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,14 +36,8 @@ def logit_statistics(
 
     Entropy and surprisal: Shannon, A Mathematical Theory of Communication (1948).
     """
-    return _statistics(logits.clamp_(min=_IMPOSSIBLE), token_ids, top_k, scratch)
-
-
-def _statistics(logits: Tensor, token_ids: Tensor, top_k: int, scratch: Tensor | None) -> Tensor:
-    """``logit_statistics`` of logits that have been clamped."""
-    entropy, margin, mass, log_normalizer = _distribution(logits, top_k, scratch)
-    chosen = logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
-    return torch.stack((entropy, surprisal(chosen, log_normalizer), margin, mass))
+    logits.clamp_(min=_IMPOSSIBLE)
+    return _statistics(logits, _sums(logits, scratch), token_ids, top_k)
 
 
 def surprisal(logits: Tensor, log_normalizer: Tensor) -> Tensor:
@@ -60,20 +54,48 @@ def distribution_statistics(
     p1 - p2, sum of the top-k probabilities; then the logarithm (nats) of the sum of the exponents
     of the logits. Each ``[...]``.
     """
-    return _distribution(logits.clamp_(min=_IMPOSSIBLE), top_k, scratch)
+    logits.clamp_(min=_IMPOSSIBLE)
+    return _distribution(logits, _sums(logits, scratch), top_k)
 
 
-def _distribution(
-    logits: Tensor, top_k: int, scratch: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``distribution_statistics`` of logits that have been clamped."""
+class _Sums(NamedTuple):
+    """What passes over the whole vocabulary give of clamped logits ``[..., V]``.
+
+    ``peak`` is the largest probability, ``total`` the sum of them all, 1 but for rounding, and
+    ``expected_logit`` their sum with the logits, each ``[...]``; ``maxima`` ``[..., V // _BLOCK]``
+    has the largest logit of each block.
+    """
+
+    peak: Tensor
+    total: Tensor
+    expected_logit: Tensor
+    maxima: Tensor
+
+
+def _sums(logits: Tensor, scratch: Tensor | None) -> _Sums:
     probabilities = torch.softmax(logits, dim=-1, out=scratch)
-    largest = _largest(logits, max(top_k, 2))
+    return _Sums(
+        probabilities.amax(-1),
+        probabilities.sum(-1),
+        torch.linalg.vecdot(probabilities, logits),
+        _blocks(logits).amax(-1),
+    )
+
+
+def _statistics(logits: Tensor, sums: _Sums, token_ids: Tensor, top_k: int) -> Tensor:
+    """``logit_statistics`` of logits that have been clamped."""
+    entropy, margin, mass, log_normalizer = _distribution(logits, sums, top_k)
+    chosen = logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+    return torch.stack((entropy, surprisal(chosen, log_normalizer), margin, mass))
+
+
+def _distribution(logits: Tensor, sums: _Sums, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``distribution_statistics`` of logits that have been clamped."""
+    largest = _largest(logits, sums.maxima, max(top_k, 2))
     # The largest probability is exp(largest logit - log normalizer): the normalizer costs no
     # further pass over the vocabulary.
-    log_peak = torch.log(probabilities.amax(-1))
-    expected_logit = torch.linalg.vecdot(probabilities, logits)
-    entropy = largest[..., 0] * probabilities.sum(-1) - expected_logit - log_peak
+    log_peak = torch.log(sums.peak)
+    entropy = largest[..., 0] * sums.total - sums.expected_logit - log_peak
     log_normalizer = largest[..., 0] - log_peak
     top = torch.exp(largest - log_normalizer.unsqueeze(-1))
     return (
@@ -84,21 +106,27 @@ def _distribution(
     )
 
 
-def _largest(logits: Tensor, k: int) -> Tensor:
+def _blocks(logits: Tensor) -> Tensor:
+    """The whole blocks of the vocabulary, ``[..., V // _BLOCK, _BLOCK]``."""
+    count = logits.shape[-1] // _BLOCK
+    blocks: Tensor = logits[..., : count * _BLOCK].unflatten(-1, (count, _BLOCK))
+    return blocks
+
+
+def _largest(logits: Tensor, maxima: Tensor, k: int) -> Tensor:
     """The ``k`` largest values of the last dimension, descending.
 
     The k largest values lie in the k blocks with the largest maxima, so a sort of the block maxima
     and of k blocks replaces one over the whole vocabulary.
     """
-    vocabulary = logits.shape[-1]
-    whole = vocabulary - vocabulary % _BLOCK
-    if whole < 4 * k * _BLOCK:
+    vocabulary, blocks = logits.shape[-1], maxima.shape[-1]
+    if blocks < 4 * k:
         return torch.topk(logits, min(k, vocabulary), dim=-1).values
-    blocks = logits[..., :whole].unflatten(-1, (-1, _BLOCK))
-    best = torch.topk(blocks.amax(-1), k, dim=-1, sorted=False).indices
-    candidates = blocks.gather(-2, best.unsqueeze(-1).expand(*best.shape, _BLOCK)).flatten(-2)
-    if whole < vocabulary:
-        candidates = torch.cat((candidates, logits[..., whole:]), dim=-1)
+    best = torch.topk(maxima, k, dim=-1, sorted=False).indices
+    places = best.unsqueeze(-1).expand(*best.shape, _BLOCK)
+    candidates = _blocks(logits).gather(-2, places).flatten(-2)
+    if blocks * _BLOCK < vocabulary:
+        candidates = torch.cat((candidates, logits[..., blocks * _BLOCK :]), dim=-1)
     return torch.topk(candidates, k, dim=-1).values
 
 
@@ -173,11 +201,13 @@ class LogitsReducer:
         token_ids = token_ids.to(logits.device, non_blocking=True)
         most_bytes = bytes_together(logits.device)
         together = steps_together(4 * logits[0].numel(), len(logits), most_bytes)
-        for start in range(0, len(logits), together):
-            part = logits[start : start + together]
+        # What passes over the vocabulary is done while a part is in the caches; the rest, at once.
+        sums = []
+        for part in logits.split(together):
             scratch = self._memory.results.tensor(part.shape, torch.float32, part.device)
-            chosen = token_ids[start : start + together]
-            self.chunks.append(_statistics(part, chosen, self._top_k, scratch))
+            sums.append(_sums(part, scratch))
+        joined = _Sums(*(torch.cat(parts) for parts in zip(*sums, strict=True)))
+        self.chunks.append(_statistics(logits, joined, token_ids, self._top_k))
 
     def result(self) -> Tensor | None:
         """``[4, S, B]`` on the device, ``None`` if no step was reduced."""
