@@ -17,6 +17,7 @@ NAN = math.nan
         pytest.param([1, 7.9, 1], False, id="just below the multiple"),
         pytest.param([1, 8.1, 1], True, id="just above the multiple"),
         pytest.param([1, 1, 99], False, id="the last third is not the middle"),
+        pytest.param([NAN, 1, 9, 1, 1, 1], True, id="a norm that is missing has no part in it"),
         pytest.param([1, 1, 9, 1, 1, 1, 1], True, id="seven layers: middle from the third"),
         pytest.param([1, 1, 1, 9, 1, 1, 1], True, id="seven layers: middle to the fourth"),
         pytest.param([1, 1, 1, 1, 9, 1, 1], False, id="seven layers: the fifth is late"),

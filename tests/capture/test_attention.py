@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -285,3 +286,13 @@ def test_cross_attention_has_the_same_keys_at_every_step(*, masked: bool) -> Non
         torch.testing.assert_close(chunk.statistics[0, at, 0].double(), entropy, rtol=1e-4, atol=0)
         found = chunk.statistics[3, at, 0].double()
         torch.testing.assert_close(found, normalized, rtol=1e-4, atol=0)
+
+
+def test_the_models_own_queries_are_let_go_once_the_step_ends() -> None:
+    reducer, query = AttentionReducer(), torch.randn(2, 4, 1, 8)
+    storage = StorageWeakRef(query.untyped_storage())
+    attend(reducer, 0, torch.randn(2, 2, 5, 8), query)
+    del query
+    assert storage.expired()
+    reducer.finish()
+    assert len(reducer.chunks) == 1

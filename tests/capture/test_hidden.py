@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from corevital.capture import chunk, hidden
 from corevital.capture.hidden import HiddenReducer, cosine, hidden_statistics
@@ -99,3 +100,14 @@ def test_a_change_of_the_observed_layers_starts_a_new_chunk() -> None:
     reducer.reduce()
     assert [chunk.positions for chunk in reducer.chunks] == [(2,), (0, 1, 2)]
     assert torch.cat(reducer.last_layer_cosines)[1].item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_models_own_states_are_let_go_at_once(dtype: torch.dtype) -> None:
+    reducer, state = HiddenReducer(), torch.randn(2, 1, 8).to(dtype)
+    storage = StorageWeakRef(state.untyped_storage())
+    reducer.add(0, {0: state})
+    del state
+    assert storage.expired()
+    reducer.reduce()
+    assert len(reducer.chunks) == 1

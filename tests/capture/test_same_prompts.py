@@ -167,3 +167,12 @@ def test_of_rows_with_one_prompt_the_first_alone_is_held(*, with_weights: bool) 
     maps.observe(AttentionCall(0, query, torch.randn(4, 2, 5, 8), None, given, {}))
     del query, weights, given
     assert all(each.expired() for each in held)
+
+
+def test_of_their_states_the_first_rows_alone_are_held() -> None:
+    prefill = Prefill(torch.ones(4, 5, dtype=torch.long), None, answers=4)
+    before, after = torch.randn(4, 5, 8), torch.randn(4, 5, 8)
+    held = [StorageWeakRef(each.untyped_storage()) for each in (before, after)]
+    prefill.layer(0, (before,), after)
+    del before, after
+    assert all(each.expired() for each in held)

@@ -170,7 +170,7 @@ class Block:
         queries = self._queries[: len(self._layers), places, ..., 0, :].permute(1, 2, 3, 0, 4)
         for own, position, rows in zip(scores, positions, queries, strict=True):
             key = keys[position][:, :, : last.key_count]
-            query = rows.to(key.device)
+            query = rows.to(key.device, non_blocking=True)
             if key.device == device and key.dtype == dtype:
                 options.product(query, key, out=own)
             else:

@@ -96,7 +96,8 @@ class HiddenReducer:
         if self._alike:
             torch.cat(newest, out=waiting)
         else:
-            waiting.copy_(torch.cat([state.to(waiting.device) for state in newest]))
+            on_device = [state.to(waiting.device, non_blocking=True) for state in newest]
+            waiting.copy_(torch.cat(on_device))
         self._steps.append(step)
         if len(self._steps) == len(self._states):
             self.reduce()
