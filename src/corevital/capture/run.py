@@ -244,10 +244,10 @@ class GenerationRun:
 
     def layer_returns(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A decoder layer returns its hidden states."""
-        if self._puts_by:
-            self._layers_put_by.append((module, args, output))
-        else:
+        if not self._puts_by:
             self._see_layer(module, args, output)
+        elif self._everything or self._layer_position.get(id(module)) == self._last:
+            self._layers_put_by.append((module, args, output))
 
     def _see_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._observing_forward:
