@@ -48,7 +48,17 @@ def test_runs_at_the_same_time_have_memory_of_their_own_and_one_is_kept() -> Non
     assert not set(filled(one, 10)) & set(filled(other, 10))
     one.give_back()
     other.give_back()
-    assert run_memory._spare == [one]
+    assert len(run_memory._spare) == 1
+
+
+@pytest.mark.parametrize("larger_first", [True, False])
+def test_of_runs_at_the_same_time_the_largest_memory_is_kept(larger_first: bool) -> None:
+    larger, smaller = RunMemory.take(), RunMemory.take()
+    filled(larger, 10, BUFFER_BYTES // 4)
+    filled(smaller, 10)
+    for memory in (larger, smaller) if larger_first else (smaller, larger):
+        memory.give_back()
+    assert run_memory._spare == [larger]
 
 
 def test_large_pieces_and_those_of_an_accelerator_are_not_kept() -> None:

@@ -45,10 +45,21 @@ class RunMemory:
         return self._for_steps[self._taken - 1]
 
     def give_back(self) -> None:
-        """Leave it to the next run; nothing in it is read any more."""
+        """Leave it to the next run; nothing in it is read any more.
+
+        Of runs at the same time, the largest memory is kept: what is held between runs would
+        otherwise depend on which ends first.
+        """
         self._taken = 0
         del self._for_steps[_KEPT_FOR_STEPS:]
-        for scratch in (self.products, self.scores, self.results, *self._for_steps):
+        for scratch in self._pieces():
             scratch.keep_if_small()
-        if not _spare:
-            _spare.append(self)
+        if all(self._size() > other._size() for other in _spare):
+            _spare[:] = [self]
+
+    def _size(self) -> int:
+        """In bytes."""
+        return sum(scratch.nbytes for scratch in self._pieces())
+
+    def _pieces(self) -> tuple[Scratch, ...]:
+        return (self.products, self.scores, self.results, *self._for_steps)

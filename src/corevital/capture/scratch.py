@@ -35,6 +35,11 @@ class Scratch:
             self._memory = memory
         return memory[:size].view(*shape)
 
+    @property
+    def nbytes(self) -> int:
+        """What is held."""
+        return 0 if self._memory is None else self._memory.nbytes
+
     def keep_if_small(self) -> None:
         """Let go of memory that is an accelerator's, whose allocator keeps it, or a large piece."""
         memory = self._memory
