@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import operator
 import signal
+import threading
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -36,6 +41,26 @@ def test_what_such_code_raises_is_its_failure(package: str, error: Exception) ->
 @pytest.mark.parametrize("error", [TimeoutError(), OSError(), Deadline(), StopIteration()])
 def test_what_such_code_never_raises_came_from_outside(error: Exception) -> None:
     assert not is_own_failure(raised_in("corevital", error))
+
+
+class Pair(NamedTuple):
+    """Its constructor is made by the standard library, and of no module."""
+
+    one: int
+    other: int
+
+
+def test_what_strikes_where_a_named_tuple_is_made_came_from_outside() -> None:
+    strike = partial(
+        ctypes.pythonapi.PyThreadState_SetAsyncExc,
+        ctypes.c_ulong(threading.get_ident()),
+        ctypes.py_object(Deadline),
+    )
+    # Nothing in between is Python, so that it strikes in the constructor.
+    calls: list[Callable[[], object]] = [strike, partial(Pair, 1, 2)]
+    caught = raised_in("corevital", AssertionError(), partial(list, map(operator.call, calls)))
+    assert isinstance(caught, Deadline)
+    assert not is_own_failure(caught)
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), ConnectionError("gone"), Deadline()])

@@ -29,6 +29,8 @@ _OWN: Final = sys.stdlib_module_names | {
     "transformers",
     "wrapt",
 }
+# What collections.namedtuple says of the constructors that it makes.
+_NAMED_TUPLE: Final = "namedtuple_"
 
 
 def is_own_failure(error: Exception) -> bool:
@@ -44,9 +46,9 @@ def is_own_failure(error: Exception) -> bool:
     handlers = set(_signal_handlers())
     if any(frame.f_code in handlers for frame in frames):
         return False
-    if any(_package(frame.f_globals.get("__name__")) not in _OWN for frame in frames):
+    if not all(_is_own(frame.f_globals.get("__name__")) for frame in frames):
         return True
-    return isinstance(error, _EXPECTED) and _package(type(error).__module__) in _OWN
+    return isinstance(error, _EXPECTED) and _is_own(type(error).__module__)
 
 
 def _frames(error: Exception) -> Iterator[FrameType]:
@@ -56,8 +58,9 @@ def _frames(error: Exception) -> Iterator[FrameType]:
         traceback = traceback.tb_next
 
 
-def _package(module: Any) -> str:
-    return str(module).partition(".")[0]
+def _is_own(module: Any) -> bool:
+    package = str(module).partition(".")[0]
+    return package in _OWN or package.startswith(_NAMED_TUPLE)
 
 
 def _signal_handlers() -> Iterator[CodeType]:
