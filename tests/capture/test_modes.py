@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from corevital.record import CaptureMode
 from tests.capture.observe import observe
@@ -41,6 +44,24 @@ def test_summary_observes_logits_and_the_last_layer() -> None:
     )
     np.testing.assert_allclose(record.logits.entropy, full.logits.entropy, rtol=1e-5)
     assert record.capture.prompt.reason == "not part of this capture mode"
+
+
+def test_a_summary_lets_go_of_the_states_of_other_layers() -> None:
+    model = tiny_model("llama")
+    first: list[StorageWeakRef] = []
+    gone: list[bool] = []
+
+    def after_first_layer(module: Any, args: Any, output: torch.Tensor) -> None:
+        first.append(StorageWeakRef(output.untyped_storage()))
+
+    def after_last_layer(module: Any, args: Any) -> None:
+        gone.append(first[-1].expired())
+
+    model.model.layers[0].register_forward_hook(after_first_layer)
+    model.model.norm.register_forward_pre_hook(after_last_layer)
+    arguments = {"input_ids": tiny_prompt(), "max_new_tokens": 4, "min_new_tokens": 4}
+    observe(model, {"capture": "summary"}, **arguments)
+    assert gone == [True] * 4
 
 
 def test_off_observes_nothing() -> None:

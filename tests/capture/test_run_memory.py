@@ -48,7 +48,7 @@ def test_runs_at_the_same_time_have_memory_of_their_own_and_one_is_kept() -> Non
     assert not set(filled(one, 10)) & set(filled(other, 10))
     one.give_back()
     other.give_back()
-    assert len(run_memory._spare) == 1
+    assert run_memory._spare == [one]
 
 
 @pytest.mark.parametrize("larger_first", [True, False])

@@ -75,7 +75,6 @@ class Block:
         self._keys_per_step = keys_per_step
         self._memory = memory
         self._queries: Tensor | None = None
-        self._alike = True
         held = sum(row.numel() * row.element_size() for row in layers.rows)
         # Each reduction reads all keys: of one layer as many steps as go well together.
         computed = 4 * layers.shape[0] * layers.shape[1] * layers.key_count
@@ -121,13 +120,11 @@ class Block:
 
     def _copy_queries(self, layers: StepLayers) -> None:
         """To memory of their own, for the reason of ``HiddenReducer``."""
-        rows, last = layers.rows, layers.rows[-1]
+        last = layers.rows[-1]
+        rows = [row.to(last.device, last.dtype, non_blocking=True) for row in layers.rows]
         if self._queries is None:
             shape = (self._room, len(rows), *last.shape)
             self._queries = self._memory.tensor(shape, last.dtype, last.device)
-            self._alike = all((row.dtype, row.device) == (last.dtype, last.device) for row in rows)
-        if not self._alike:
-            rows = [row.to(last.device, last.dtype, non_blocking=True) for row in rows]
         torch.stack(rows, out=self._queries[len(self.steps)])
         layers.rows.clear()
 

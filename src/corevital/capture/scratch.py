@@ -37,7 +37,7 @@ class Scratch:
 
     @property
     def nbytes(self) -> int:
-        """What is held."""
+        """Bytes that are held."""
         return 0 if self._memory is None else self._memory.nbytes
 
     def keep_if_small(self) -> None:
