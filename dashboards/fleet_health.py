@@ -185,14 +185,13 @@ def _uncertainty() -> parts.Row:
     heats = (
         (
             "Entropy of the next token",
-            "Bits, of every observed step. Near 0 there was one way to go on, 2 bits are as open "
-            "as four equally likely tokens. Of the reference model most steps lie between 0 and 6 "
-            "bits; at 10 bits a model knows nothing.",
+            "Bits, each generation's mean. Near 0 there was one way to go on, 2 bits are as open "
+            "as four equally likely tokens; at 10 bits a model knows nothing.",
             semconv.METRIC_ENTROPY,
         ),
         (
             "Surprisal of the chosen token",
-            "Bits, of every observed step. Far above the entropy, the sampler picked what the "
+            "Bits, each generation's mean. Far above the entropy, the sampler picked what the "
             "model did not want: look at the temperature.",
             semconv.METRIC_SURPRISAL,
         ),
@@ -203,8 +202,8 @@ def _uncertainty() -> parts.Row:
     return found.with_panel(
         parts.lines(
             "Mean entropy and surprisal by model",
-            "Bits a step. Compare a model with itself: a rise that stays is another kind of "
-            "prompt, another sampling, or damage.",
+            "Bits, means of generations. Compare a model with itself: a rise that stays is another "
+            "kind of prompt, another sampling, or damage.",
             {
                 f"{by_model} entropy": mean(semconv.METRIC_ENTROPY, MODEL),
                 f"{by_model} surprisal": mean(semconv.METRIC_SURPRISAL, MODEL),

@@ -83,8 +83,12 @@ def _summary() -> parts.Row:
 def _side_by_side() -> parts.Row:
     histograms = (
         ("Risk scores", "How many generations had which risk score.", semconv.METRIC_RISK),
-        ("Entropy", "Bits, of the next token, of every step.", semconv.METRIC_ENTROPY),
-        ("Surprisal", "Bits, of the chosen token, of every step.", semconv.METRIC_SURPRISAL),
+        ("Entropy", "Bits, of the next token, each generation's mean.", semconv.METRIC_ENTROPY),
+        (
+            "Surprisal",
+            "Bits, of the chosen token, each generation's mean.",
+            semconv.METRIC_SURPRISAL,
+        ),
     )
     found = parts.Row("Side by side: A on the left, B on the right")
     for title, description, name in histograms:
@@ -123,7 +127,7 @@ def _over_time() -> parts.Row:
         .with_panel(
             parts.lines(
                 "Mean entropy",
-                "Bits a step.",
+                "Bits, mean of the generations' means.",
                 {NAMED: mean(semconv.METRIC_ENTROPY, MODEL, where=BOTH)},
                 width=8,
             )

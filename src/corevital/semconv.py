@@ -688,13 +688,25 @@ METRIC_RISK: Final = _metric(
     "corevital.risk.score", "histogram", "1", "Risk score of each generation.", _UNIT_INTERVAL
 )
 METRIC_ENTROPY: Final = _metric(
-    "corevital.token.entropy", "histogram", "bit", "Next-token entropy of each step.", _BITS
+    "corevital.generation.entropy",
+    "histogram",
+    "bit",
+    "Mean next-token entropy of each generation.",
+    _BITS,
 )
 METRIC_SURPRISAL: Final = _metric(
-    "corevital.token.surprisal", "histogram", "bit", "Surprisal of each chosen token.", _BITS
+    "corevital.generation.surprisal",
+    "histogram",
+    "bit",
+    "Mean surprisal of the chosen tokens of each generation.",
+    _BITS,
 )
 METRIC_MARGIN: Final = _metric(
-    "corevital.token.margin", "histogram", "1", "p1 - p2 of each step.", _UNIT_INTERVAL
+    "corevital.generation.margin",
+    "histogram",
+    "1",
+    "Mean p1 - p2 of each generation.",
+    _UNIT_INTERVAL,
 )
 METRIC_GENERATIONS: Final = _metric(
     "corevital.generation.count", "counter", "{generation}", "Sequences generated, by capture mode."

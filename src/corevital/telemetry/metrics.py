@@ -26,6 +26,7 @@ from opentelemetry.semconv.schemas import Schemas
 
 from corevital import semconv
 from corevital.assess.assessment import Assessment
+from corevital.assess.observed import mean, observed
 from corevital.record import GenerationRecord
 from corevital.version import __version__
 
@@ -141,9 +142,9 @@ class GenerationMetrics:
                 (semconv.METRIC_SURPRISAL, record.logits.surprisal),
                 (semconv.METRIC_MARGIN, record.logits.margin),
             ):
-                histogram = self._histograms[name]
-                for value in values[np.isfinite(values)].tolist():
-                    histogram.record(value, attributes, context)
+                # Of each token, recording would take longer than a step for a large batch.
+                if (of_steps := observed(values)).size:
+                    self._histograms[name].record(mean(of_steps), attributes, context)
 
     def record_assessment(
         self, assessment: Assessment, attributes: Attributes, context: Context
