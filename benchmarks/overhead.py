@@ -1,11 +1,13 @@
 """What CoreVital costs: plain and instrumented runs of one generation, alternating in one process.
 
     python -m benchmarks.overhead [--model ID] [--device cpu|cuda] [--tokens 50] [--batch 1]
-                                  [--different]
+                                  [--different] [--turns]
 
-Each pair runs the same generation with the same seed, plain and instrumented, in alternating order.
-Printed are the milliseconds a token, and the median of the pairs' ratios with its quartiles. Tokens
-must be equal, or the benchmark fails.
+Each pair runs the same generation with the same seed, plain and instrumented, in alternating order,
+or, with ``--turns``, at the same time in one thread, taking turns at every token: a fraction of the
+pairs then says as much on a machine that is not quiet, and also where the time goes. Printed are
+the milliseconds a token, and the median of the pairs' ratios with its quartiles. Tokens must be
+equal, or the benchmark fails.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.turns import Patches, take_turns
 from corevital import CoreVitalInstrumentor
 from scripts.smollm2 import safetensors_folder
 
@@ -36,14 +39,19 @@ if TYPE_CHECKING:
 PROMPT = "Write a short story about a lighthouse keeper who finds a message in a bottle."
 MODES = ("off", "summary", "on_risk", "full")
 EAGER = "eager with output flags"
+_TOKENS_IN_A_PART = 50
 
 
 class Ratios(NamedTuple):
-    """Milliseconds a token of both sides, and the ratio of each pair."""
+    """Milliseconds a token of both sides, and the ratio of each pair.
+
+    ``turns`` has the seconds of both sides' turns, where they took turns.
+    """
 
     plain: list[float]
     other: list[float]
     ratio: list[float]
+    turns: list[tuple[list[float], list[float]]]
 
 
 @contextmanager
@@ -96,7 +104,7 @@ class Benchmark:
             return_dict=True,
         )
         self.inputs = {name: value.to(options.device) for name, value in prompts.items()}
-        self.pairs = options.pairs
+        self.pairs, self.turns = options.pairs, options.turns
 
     def generate(self, **flags: Any) -> torch.Tensor:
         """The same tokens at every call."""
@@ -117,12 +125,32 @@ class Benchmark:
         return (time.perf_counter() - started) * 1e3 / self.tokens, result
 
     def compare(self, name: str) -> Ratios:
-        """Pairs of plain and other runs, each first in every second pair."""
+        """Pairs of plain and other runs."""
+        return self.compare_by_turns(name) if self.turns else self.compare_by_runs(name)
+
+    def compare_by_turns(self, name: str) -> Ratios:
+        """Pairs of runs that take turns at every token."""
+        ratios = Ratios([], [], [], [])
+        patches = Patches()
+        with instrumented(name):
+            for pair in range(self.pairs + 1):
+                plain, other = take_turns(self.generate, patches, self.device)
+                if not torch.equal(other.tokens, plain.tokens):
+                    raise SystemExit(f"{name}: the tokens differ")
+                if pair > 0:  # the first pair warms up
+                    ratios.plain.append(sum(plain.seconds) * 1e3 / self.tokens)
+                    ratios.other.append(sum(other.seconds) * 1e3 / self.tokens)
+                    ratios.ratio.append(ratios.other[-1] / ratios.plain[-1])
+                    ratios.turns.append((plain.seconds, other.seconds))
+        return ratios
+
+    def compare_by_runs(self, name: str) -> Ratios:
+        """Pairs of runs after each other, each first in every second pair."""
         flags: dict[str, Any] = {}
         if name == EAGER:
             flags = {"return_dict_in_generate": True, "output_logits": True}
             flags |= {"output_hidden_states": True, "output_attentions": True}
-        ratios = Ratios([], [], [])
+        ratios = Ratios([], [], [], [])
         for pair in range(self.pairs + 1):
             with ExitStack() as order:
                 other_first = pair % 2 == 1
@@ -143,6 +171,31 @@ class Benchmark:
         return ratios
 
 
+def turns_table(name: str, ratios: Ratios) -> Table:
+    """Where in a generation the time goes, medians of the pairs."""
+    table = Table(title=f"{name}: part by part, medians of {len(ratios.turns)} pairs")
+    for column in ("part", "plain ms", "more ms", "ratio"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    last = len(ratios.turns[0][0]) - 1
+    parts = [("to the first token", slice(0, 1))]
+    for first in range(1, last, _TOKENS_IN_A_PART):
+        stop = min(first + _TOKENS_IN_A_PART, last)
+        parts.append((f"tokens {first + 1} to {stop}", slice(first, stop)))
+    parts.append(("after the last token", slice(last, last + 1)))
+    for part, turns in parts:
+        plain = [sum(seconds[turns]) for seconds, _ in ratios.turns]
+        other = [sum(seconds[turns]) for _, seconds in ratios.turns]
+        more = [b - a for a, b in zip(plain, other, strict=True)]
+        ratio = [b / a for a, b in zip(plain, other, strict=True)]
+        table.add_row(
+            part,
+            f"{statistics.median(plain) * 1e3:.1f}",
+            f"{statistics.median(more) * 1e3:.1f}",
+            f"x{statistics.median(ratio):.3f}",
+        )
+    return table
+
+
 def main() -> None:
     """Print one row for each way of observing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -153,9 +206,15 @@ def main() -> None:
     parser.add_argument(
         "--different", action="store_true", help="a prompt of its own for each row of the batch"
     )
+    parser.add_argument(
+        "--turns", action="store_true", help="take turns at every token, not every generation"
+    )
     parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--modes", nargs="+", default=[*MODES, EAGER], choices=[*MODES, EAGER])
+    parser.add_argument("--modes", nargs="+", choices=[*MODES, EAGER])
     options = parser.parse_args()
+    if options.turns and EAGER in (options.modes or ()):
+        parser.error(f"--turns cannot compare '{EAGER}', which is another model in the meantime")
+    modes = options.modes or ([*MODES] if options.turns else [*MODES, EAGER])
     benchmark = Benchmark(options)
     prompt_tokens = benchmark.inputs["input_ids"].shape[1]
     rows = f"{options.batch} different" if options.different else str(options.batch)
@@ -165,8 +224,11 @@ def main() -> None:
     )
     for column in ("capture", "plain ms/token", "observed ms/token", "ratio", "quartiles"):
         table.add_column(column, justify="left" if column == "capture" else "right")
-    for name in options.modes:
+    parts: list[Table] = []
+    for name in modes:
         ratios = benchmark.compare(name)
+        if ratios.turns:
+            parts.append(turns_table(name, ratios))
         low, middle, high = statistics.quantiles(ratios.ratio, n=4)
         table.add_row(
             name,
@@ -175,7 +237,7 @@ def main() -> None:
             f"x{middle:.3f}",
             f"x{low:.3f} to x{high:.3f}",
         )
-    Console().print(table)
+    Console().print(table, *parts)
 
 
 if __name__ == "__main__":
