@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -171,27 +172,31 @@ class Benchmark:
         return ratios
 
 
-def turns_table(name: str, ratios: Ratios) -> Table:
-    """Where in a generation the time goes, medians of the pairs."""
-    table = Table(title=f"{name}: part by part, medians of {len(ratios.turns)} pairs")
-    for column in ("part", "plain ms", "more ms", "ratio"):
-        table.add_column(column, justify="left" if column == "part" else "right")
-    last = len(ratios.turns[0][0]) - 1
+def turns_table(name: str, turns: list[tuple[list[float], list[float]]]) -> Table:
+    """Where in a generation the time goes.
+
+    The same turn of every pair does the same work: what is added up are the medians over pairs of
+    each turn, so that what holds up a few turns has no part in it.
+    """
+    seconds = np.array(turns)
+    plain = np.median(seconds[:, 0], axis=0)
+    more = np.median(seconds[:, 1] - seconds[:, 0], axis=0)
+    last = len(plain) - 1
     parts = [("to the first token", slice(0, 1))]
     for first in range(1, last, _TOKENS_IN_A_PART):
         stop = min(first + _TOKENS_IN_A_PART, last)
         parts.append((f"tokens {first + 1} to {stop}", slice(first, stop)))
-    parts.append(("after the last token", slice(last, last + 1)))
-    for part, turns in parts:
-        plain = [sum(seconds[turns]) for seconds, _ in ratios.turns]
-        other = [sum(seconds[turns]) for _, seconds in ratios.turns]
-        more = [b - a for a, b in zip(plain, other, strict=True)]
-        ratio = [b / a for a, b in zip(plain, other, strict=True)]
+    parts += [("after the last token", slice(last, last + 1)), ("all", slice(None))]
+    table = Table(title=f"{name}: sums of each turn's median of {len(turns)} pairs")
+    for column in ("part", "plain ms", "more ms", "ratio"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for part, at in parts:
+        of_plain, of_more = plain[at].sum(), more[at].sum()
         table.add_row(
             part,
-            f"{statistics.median(plain) * 1e3:.1f}",
-            f"{statistics.median(more) * 1e3:.1f}",
-            f"x{statistics.median(ratio):.3f}",
+            f"{of_plain * 1e3:.1f}",
+            f"{of_more * 1e3:.1f}",
+            f"x{1 + of_more / of_plain:.3f}",
         )
     return table
 
@@ -228,7 +233,7 @@ def main() -> None:
     for name in modes:
         ratios = benchmark.compare(name)
         if ratios.turns:
-            parts.append(turns_table(name, ratios))
+            parts.append(turns_table(name, ratios.turns))
         low, middle, high = statistics.quantiles(ratios.ratio, n=4)
         table.add_row(
             name,
