@@ -158,6 +158,26 @@ def test_logits_that_are_written_to_after_they_were_added_do_not_matter() -> Non
     torch.testing.assert_close(result[:, 0], expected)
 
 
+@pytest.mark.parametrize("few", [0, 100])
+def test_few_logits_and_many_are_copied_alike(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few of them, without torch."""
+    monkeypatch.setattr(module, "_FEW", few)
+    copied_by_torch: list[torch.Tensor] = []
+    clamp = torch.clamp
+
+    def noted(logits: torch.Tensor, **bounds: Any) -> torch.Tensor:
+        copied_by_torch.append(logits)
+        return clamp(logits, **bounds)
+
+    monkeypatch.setattr(torch, "clamp", noted)
+    logits = torch.tensor([[[math.nan, math.inf, -math.inf, 2.0]], [[0.0, -1.0, 5.0, 1e30]]])
+    reducer = LogitsReducer(top_k=2)
+    reducer.add(logits)
+    expected = torch.tensor([[math.nan, math.inf, -1e30, 2.0], [0.0, -1.0, 5.0, 1e30]])
+    torch.testing.assert_close(reducer._logits[0], expected, rtol=0, atol=0, equal_nan=True)
+    assert bool(copied_by_torch) == (few == 0)
+
+
 def test_another_number_of_sequences_is_not_mixed_with_those_that_wait() -> None:
     reducer = LogitsReducer(top_k=10)
     reducer.add(torch.randn(2, 1, 50))

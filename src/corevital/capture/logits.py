@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,8 @@ LN2: Final = math.log(2.0)
 _BLOCK: Final = 128
 # Stands for -inf: its probability is exactly 0 and 0 * it is 0, while 0 * -inf is NaN.
 _IMPOSSIBLE: Final = -1e30
+# So many numbers one thread of a CPU copies as fast as several.
+_FEW: Final = 2**18
 
 
 def logit_statistics(
@@ -130,6 +133,17 @@ def _largest(logits: Tensor, maxima: Tensor, k: int) -> Tensor:
     return torch.topk(candidates, k, dim=-1).values
 
 
+def _clamp(logits: Tensor, out: Tensor) -> None:
+    """Write ``logits`` as float32 to ``out``, with those of impossible tokens finite."""
+    alike = (type(logits), logits.dtype, logits.device) == (Tensor, out.dtype, out.device)
+    # After a forward pass the caches hold the model's weights: of little that is to be copied, a
+    # call of torch takes longer to get its own code back than to copy, and twice as long as NumPy.
+    if alike and logits.device.type == "cpu" and logits.numel() <= _FEW:
+        np.maximum(logits.detach().numpy(), _IMPOSSIBLE, out=out.numpy())
+    else:
+        torch.clamp(logits.float(), min=_IMPOSSIBLE, out=out)
+
+
 class LogitsReducer:
     """Collects the logits of some steps and reduces them together.
 
@@ -176,7 +190,7 @@ class LogitsReducer:
             raise Unobservable("the number of sequences changes while they are generated")
         elif self.pending == len(self._logits):
             self._make_room()
-        torch.clamp(newest.float(), min=_IMPOSSIBLE, out=self._logits[self.pending])
+        _clamp(newest, self._logits[self.pending])
         self.pending += 1
 
     def _make_room(self) -> None:
