@@ -50,9 +50,9 @@ exceptions: `tests/end_to_end/test_differential.py` checks it.
 ## Decoding modes
 
 "Runs" counts the architectures that `transformers` itself decodes in this mode on the machine that
-made this page, which has no accelerator, no package for quantised caches and no code from the
-Hub; "observed" counts those of them whose steps CoreVital sees from inside. "Exception inside" is a
-generation that a user's own stopping criterion ends by raising.
+made this page, which has no accelerator and no code from the Hub; "observed" counts those of them
+whose steps CoreVital sees from inside. "Exception inside" is a generation that a user's own
+stopping criterion ends by raising.
 
 """
 

@@ -40,7 +40,6 @@ ZOO = zoo()
 # What does not run on a machine without an accelerator, or has left transformers for good.
 NEVER_RUN = {
     "offloaded cache": "AssertionError",
-    "quantised cache": "ImportError",
     "contrastive": "ValueError",
     "DoLa": "ValueError",
 }

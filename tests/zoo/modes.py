@@ -16,6 +16,8 @@ from tests.telemetry.generating import AfterStep, AtStep
 from tests.zoo.architectures import Architecture
 
 NEW_TOKENS: Final = 6
+# So that what a few steps keep is quantised, in groups that heads of a few numbers fill.
+_QUANTISED: Final = {"backend": "quanto", "nbits": 4, "q_group_size": 8, "residual_length": 4}
 _EVERY_OUTPUT: Final = {
     "return_dict_in_generate": True,
     "output_scores": True,
@@ -179,7 +181,7 @@ MODES: Final[Mapping[str, Callable[[Subject], Any]]] = {
     "no cache": _with(use_cache=False),
     "static cache": _with(cache_implementation="static"),
     "offloaded cache": _with(cache_implementation="offloaded"),
-    "quantised cache": _with(cache_implementation="quantized"),
+    "quantised cache": _with(cache_implementation="quantized", cache_config=_QUANTISED),
     "continued cache": _continued,
     "chunked prefill": _with(prefill_chunk_size=4),
     "beam search": _with(num_beams=3, return_dict_in_generate=True, output_scores=True),
