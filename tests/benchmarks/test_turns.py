@@ -46,11 +46,11 @@ def test_both_have_the_tokens_that_each_has_alone(sample: bool) -> None:
 
 def test_one_is_observed_and_the_other_meets_the_library_as_it_is() -> None:
     model = tiny_model("llama")
-    original, forward = GenerationMixin.generate, type(model).__call__
+    original, call = GenerationMixin.generate, type(model).__call__
     seen: list[tuple[bool, bool]] = []
 
     def note(*_: Any) -> None:
-        untouched = GenerationMixin.generate is original and type(model).__call__ is forward
+        untouched = GenerationMixin.generate is original and type(model).__call__ is call
         seen.append((untouched, active_run.get() is None))
 
     model.model.layers[0].register_forward_hook(note)

@@ -139,7 +139,7 @@ def _clamp(logits: Tensor, out: Tensor) -> None:
     # After a forward pass the caches hold the model's weights: of little that is to be copied, a
     # call of torch takes longer to get its own code back than to copy, and twice as long as NumPy.
     if alike and logits.device.type == "cpu" and logits.numel() <= _FEW:
-        np.maximum(logits.detach().numpy(), _IMPOSSIBLE, out=out.numpy())
+        np.maximum(logits.numpy(), _IMPOSSIBLE, out=out.numpy())
     else:
         torch.clamp(logits.float(), min=_IMPOSSIBLE, out=out)
 
