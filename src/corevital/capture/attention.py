@@ -101,9 +101,16 @@ class AttentionReducer:
             self.reduce()
             self._append_only = append_only
 
-    def observe(self, call: AttentionCall) -> None:
-        """Keep what one layer's attention needs for its newest row."""
-        position, query, key, mask, weights, options = call
+    def observe(
+        self,
+        position: int,
+        query: Tensor,
+        key: Tensor,
+        mask: Any,
+        weights: Tensor | None,
+        options: dict[str, Any],
+    ) -> None:
+        """Keep what one layer's attention needs for its newest row; as in ``AttentionCall``."""
         given = query if weights is None else weights
         queries = query.size(2)
         # A copy where a view would keep the queries of a whole prompt alive.

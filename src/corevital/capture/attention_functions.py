@@ -17,20 +17,23 @@ from transformers.modeling_utils import AttentionInterface
 from corevital.capture.active import active_run
 
 AttentionFunction = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
-Lookup = Callable[..., AttentionFunction]
+AttentionLookup = Callable[..., AttentionFunction]
 
 EAGER_IS_LOOKED_UP: Final = hasattr(AttentionInterface, "get_interface")
 LOOKUP: Final = "get_interface" if EAGER_IS_LOOKED_UP else "__getitem__"
 """Name of the method of ``AttentionInterface`` through which models look functions up."""
 
 
-def observed_lookup(lookup: Lookup) -> Lookup:
+def observed_lookup(lookup: AttentionLookup) -> AttentionLookup:
     """``lookup`` itself, whose result is observed while a run is active."""
 
     @functools.wraps(lookup)
     def get(self: AttentionInterface, *args: Any, **kwargs: Any) -> AttentionFunction:
-        function = lookup(self, *args, **kwargs)
         run = None if torch.compiler.is_compiling() else active_run.get()
-        return function if run is None else run.observed_attention(function)
+        if run is None:
+            return lookup(self, *args, **kwargs)
+        if kwargs:
+            return run.observed_attention(lookup(self, *args, **kwargs))
+        return run.looked_up_attention(lookup, self, args)
 
     return get

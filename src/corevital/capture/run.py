@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from corevital.capture.attention import AttentionCall, AttentionReducer
-from corevital.capture.attention_functions import AttentionFunction
+from corevital.capture.attention_functions import AttentionFunction, AttentionLookup
 from corevital.capture.cache import keeps_cross_attention, only_appends
 from corevital.capture.chunk import MOST_STEPS
 from corevital.capture.chunked_prefill import ChunkedPrefill
@@ -122,6 +122,7 @@ class GenerationRun:
         self._puts_by = False
         self._layers_put_by: list[tuple[nn.Module, tuple[Any, ...], Any]] = []
         self._wrapped: dict[AttentionFunction, AttentionFunction] = {}
+        self._looked_up: tuple[Any, tuple[Any, ...], AttentionFunction] | None = None
         self._not_done: Tensor | None = None
         self._rows_to_stop: Tensor | None = None
         self._pending_check: tuple[PendingCopy, PendingCopy] | None = None
@@ -172,6 +173,7 @@ class GenerationRun:
 
     def forward_starts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model's forward pass begins."""
+        self._looked_up = None
         if self._token_due:
             # A second forward pass before the token of the first: not one of the decoding loop.
             self._observing_forward = self._puts_by = False
@@ -327,6 +329,21 @@ class GenerationRun:
             if self._reading_prompt is not None:
                 self._observed("prompt", self._reading_prompt.last_layer, self._last, states)
 
+    def looked_up_attention(
+        self, lookup: AttentionLookup, interface: Any, asked: tuple[Any, ...]
+    ) -> AttentionFunction:
+        """``observed_attention`` of what ``lookup`` finds in ``interface``.
+
+        Every layer asks for the same, and is answered at once after the first of a forward pass.
+        """
+        known = self._looked_up
+        if known is not None and known[0] is interface and known[1] == asked:
+            return known[2]
+        function = self.observed_attention(lookup(interface, *asked))
+        if self.encoder is None and self._observing_forward:
+            self._looked_up = interface, asked, function
+        return function
+
     def observed_attention(self, function: AttentionFunction) -> AttentionFunction:
         """``function`` itself, followed by an observation of what it was given."""
         if self.encoder is None:
@@ -340,34 +357,34 @@ class GenerationRun:
         return wrapped
 
     def _wrap(self, function: AttentionFunction) -> AttentionFunction:
-        position_inside = self._position_inside
-        observe, last = self.attention.observe, self._last
+        position_inside, last, encoder = self._position_inside, self._last, self.encoder
+        observe = self.attention.observe
 
         def attention(
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
         ) -> tuple[Tensor, Tensor | None]:
-            if self._inside_attention:
-                # One attention function calls another: they are one, and the outer one is known.
+            position = position_inside.get(id(module))
+            unwanted = position != last and not self._everything and encoder is None
+            # One attention function calls another: they are one, and the outer one is known.
+            if unwanted or self._inside_attention:
                 return function(module, query, key, value, *args, **kwargs)
             self._inside_attention = True
             try:
                 result = function(module, query, key, value, *args, **kwargs)
             finally:
                 self._inside_attention = False
-            position = position_inside.get(id(module))
+            mask = args[0] if args else kwargs.get("attention_mask")
+            given = (query, key, mask, result[1], kwargs)
             if position is None:
-                if self.encoder is not None:
-                    mask = args[0] if args else kwargs.get("attention_mask")
-                    call = AttentionCall(-1, query, key, mask, result[1], kwargs)
-                    self._other_attention(self.encoder, module, call)
+                if encoder is not None:
+                    self._other_attention(encoder, module, AttentionCall(-1, *given))
             elif (self._everything or position == last) and "attention" not in self.unavailable:
-                mask = args[0] if args else kwargs.get("attention_mask")
-                call = AttentionCall(position, query, key, mask, result[1], kwargs)
                 try:
-                    observe(call)
+                    observe(position, *given)
                 except Exception as error:
                     self._fail("attention", error)
                 if self._reading_prompt is not None:
+                    call = AttentionCall(position, *given)
                     self._observed("prompt", self._reading_prompt.attention, call)
             return result
 
@@ -391,7 +408,7 @@ class GenerationRun:
         if self.steps == 0:
             self._observed("cross_attention", encoder.decoder_attends, call)
         call = call._replace(position=position)
-        self._observed("cross_attention", self.cross_attention.observe, call)
+        self._observed("cross_attention", self.cross_attention.observe, *call)
 
     def forward_returns(self, output: Any) -> None:
         """The model's forward pass ends: the step's rows and states are complete."""
@@ -403,6 +420,7 @@ class GenerationRun:
             self._puts_by = False
             self._see_layers_put_by()
         self._observing_forward = False
+        self._looked_up = None
         self._token_due = True
         if self.watch is not None:
             self._observed("intervention", self.watch.see, output)
@@ -558,6 +576,7 @@ class GenerationRun:
         self.finish_watch()
         # It refers to this run: without the cycle, the run's memory is free as soon as it ends.
         self._wrapped.clear()
+        self._looked_up = None
         if self.prefill is not None:
             self.prefill.release()
         self._observed("prompt", self._refuse_continued)

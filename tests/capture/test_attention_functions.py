@@ -1,0 +1,101 @@
+"""What a model gets when it looks its attention function up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import StoppingCriteria
+from transformers.modeling_utils import AttentionInterface
+
+from corevital.capture.attention import AttentionReducer
+from corevital.capture.attention_functions import EAGER_IS_LOOKED_UP, LOOKUP
+from tests.capture.observe import observe
+from tests.models import tiny_model, tiny_prompt
+
+STEPS = 3
+
+
+@pytest.fixture
+def sdpa(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The library's own function, which is put back after the test."""
+    own = AttentionInterface()["sdpa"]
+    monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", own)
+    return own
+
+
+def test_a_forward_pass_looks_its_attention_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lookup = getattr(AttentionInterface, LOOKUP)
+    looked_up: list[Any] = []
+
+    def counted(self: AttentionInterface, *args: Any) -> Any:
+        looked_up.append(args[0])
+        return lookup(self, *args)
+
+    monkeypatch.setattr(AttentionInterface, LOOKUP, counted)
+    model = tiny_model("llama", num_hidden_layers=4)
+    _, (record,) = observe(model, inputs=tiny_prompt(), min_new_tokens=STEPS, max_new_tokens=STEPS)
+    assert looked_up == ["sdpa"] * STEPS
+    assert record.attention is not None
+    assert not np.isnan(record.attention.entropy_mean).any()
+
+
+@pytest.mark.parametrize("capture", ["summary", "full"])
+def test_a_function_registered_between_two_tokens_serves_the_next(
+    sdpa: Callable[..., Any], capture: str
+) -> None:
+    calls: list[str] = []
+
+    def other(*args: Any, **kwargs: Any) -> Any:
+        calls.append("other")
+        return sdpa(*args, **kwargs)
+
+    class Registers(StoppingCriteria):
+        def __call__(
+            self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
+        ) -> torch.BoolTensor:
+            calls.append("token")
+            AttentionInterface.register("sdpa", other)
+            return torch.zeros(len(input_ids), dtype=torch.bool)  # type: ignore[return-value]
+
+    model = tiny_model("llama", num_hidden_layers=2)
+    length = {"min_new_tokens": STEPS, "max_new_tokens": STEPS}
+    _, (record,) = observe(
+        model,
+        {"capture": capture},
+        inputs=tiny_prompt(),
+        stopping_criteria=[Registers()],
+        **length,
+    )
+    assert calls == ["token", "other", "other", "token", "other", "other", "token"]
+    assert record.attention is not None
+    assert not np.isnan(record.attention.entropy_mean[:, -1]).any()
+
+
+def test_of_functions_that_call_one_another_the_outer_one_is_seen(
+    sdpa: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    see = AttentionReducer.observe
+
+    def noted(self: AttentionReducer, position: int, *given: Any) -> None:
+        seen.append(position)
+        see(self, position, *given)
+
+    def outer(*args: Any, **kwargs: Any) -> Any:
+        asked = ("inner", sdpa) if EAGER_IS_LOOKED_UP else ("inner",)
+        return getattr(AttentionInterface(), LOOKUP)(*asked)(*args, **kwargs)
+
+    monkeypatch.setattr(AttentionReducer, "observe", noted)
+    monkeypatch.setitem(AttentionInterface._global_mapping, "inner", sdpa)
+    monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", outer)
+    observe(
+        tiny_model("llama", num_hidden_layers=2),
+        inputs=tiny_prompt(),
+        min_new_tokens=STEPS,
+        max_new_tokens=STEPS,
+    )
+    assert seen == [0, 1] * STEPS
