@@ -75,6 +75,7 @@ class Block:
         self._keys_per_step = keys_per_step
         self._memory = memory
         self._queries: Tensor | None = None
+        self._alike = True
         held = sum(row.numel() * row.element_size() for row in layers.rows)
         # Each reduction reads all keys: of one layer as many steps as go well together.
         computed = 4 * layers.shape[0] * layers.shape[1] * layers.key_count
@@ -120,12 +121,15 @@ class Block:
 
     def _copy_queries(self, layers: StepLayers) -> None:
         """To memory of their own, for the reason of ``HiddenReducer``."""
-        last = layers.rows[-1]
-        rows = [row.to(last.device, last.dtype, non_blocking=True) for row in layers.rows]
+        rows, last = layers.rows, layers.rows[-1]
         if self._queries is None:
-            shape = (self._room, len(rows), *last.shape)
+            shape = (self._room, len(rows) * last.shape[0], *last.shape[1:])
             self._queries = self._memory.tensor(shape, last.dtype, last.device)
-        torch.stack(rows, out=self._queries[len(self.steps)])
+            kind = last.dtype, last.device
+            self._alike = all((row.dtype, row.device) == kind for row in rows)
+        if not self._alike:
+            rows = [row.to(last.device, last.dtype, non_blocking=True) for row in rows]
+        torch.cat(rows, out=self._queries[len(self.steps)])
         layers.rows.clear()
 
     def weigh(
@@ -167,7 +171,9 @@ class Block:
         shape = (len(positions), *last.shape[:2], len(self._layers), last.key_count)
         scores = memory.products.tensor(shape, dtype, device)
         assert self._queries is not None
-        queries = self._queries[: len(self._layers), places, ..., 0, :].permute(1, 2, 3, 0, 4)
+        steps = len(self._layers)
+        queries = self._queries[:steps].view(steps, len(last.positions), *last.shape)
+        queries = queries[:, places, ..., 0, :].permute(1, 2, 3, 0, 4)
         for own, position, rows in zip(scores, positions, queries, strict=True):
             key = keys[position][:, :, : last.key_count]
             query = rows.to(key.device, non_blocking=True)

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from corevital.capture.autocast import unaffected_by_autocast
@@ -133,17 +134,6 @@ def _largest(logits: Tensor, maxima: Tensor, k: int) -> Tensor:
     return torch.topk(candidates, k, dim=-1).values
 
 
-def _clamp(logits: Tensor, out: Tensor) -> None:
-    """Write ``logits`` as float32 to ``out``, with those of impossible tokens finite."""
-    alike = (type(logits), logits.dtype, logits.device) == (Tensor, out.dtype, out.device)
-    # After a forward pass the caches hold the model's weights: of little that is to be copied, a
-    # call of torch takes longer to get its own code back than to copy, and twice as long as NumPy.
-    if alike and logits.device.type == "cpu" and logits.numel() <= _FEW:
-        np.maximum(logits.numpy(), _IMPOSSIBLE, out=out.numpy())
-    else:
-        torch.clamp(logits.float(), min=_IMPOSSIBLE, out=out)
-
-
 class LogitsReducer:
     """Collects the logits of some steps and reduces them together.
 
@@ -165,6 +155,7 @@ class LogitsReducer:
         self._most_steps = most_steps
         self._steps_together = 1
         self._logits = torch.empty(0)
+        self._numbers: NDArray[np.float32] | None = None
         self.pending = 0
         self.chunks: list[Tensor] = []
         self.reduced = 0
@@ -180,25 +171,34 @@ class LogitsReducer:
         Raises:
             Unobservable: they are not of as many sequences as those that are pending.
         """
-        newest = logits[:, -1]
+        rows, _, vocabulary = logits.shape
         if self.pending == 0:
-            per_step = 4 * newest.numel()
-            self._steps_together = steps_together(per_step, self._most_steps)
-            shape = (self._steps_together, *newest.shape)
-            self._logits = self._steps_memory.tensor(shape, torch.float32, newest.device)
-        elif newest.shape != self._logits.shape[1:]:
+            self._steps_together = steps_together(4 * rows * vocabulary, self._most_steps)
+            self._hold((self._steps_together, rows, vocabulary), logits.device)
+        elif (rows, vocabulary) != self._logits.shape[1:]:
             raise Unobservable("the number of sequences changes while they are generated")
         elif self.pending == len(self._logits):
             self._make_room()
-        _clamp(newest, self._logits[self.pending])
+        if self._numbers is not None and (type(logits), logits.dtype) == (Tensor, torch.float32):
+            np.maximum(logits.numpy()[:, -1], _IMPOSSIBLE, out=self._numbers[self.pending])
+        else:
+            newest = logits[:, -1].float()
+            torch.clamp(newest, min=_IMPOSSIBLE, out=self._logits[self.pending])
         self.pending += 1
+
+    def _hold(self, shape: tuple[int, int, int], device: torch.device) -> None:
+        self._logits = self._steps_memory.tensor(shape, torch.float32, device)
+        # After a forward pass the caches hold the model's weights: of little that is to be copied,
+        # torch takes longer to get its own code back than to copy, and twice as long as NumPy.
+        few = device.type == "cpu" and shape[1] * shape[2] <= _FEW
+        self._numbers = self._logits.numpy() if few else None
 
     def _make_room(self) -> None:
         """For more steps than are reduced together: several tokens may come with one pass."""
         held = self._logits
-        shape = (2 * len(held), *held.shape[1:])
-        self._logits = self._steps_memory.tensor(shape, torch.float32, held.device)
-        self._logits[: len(held)] = held
+        steps, rows, vocabulary = held.shape
+        self._hold((2 * steps, rows, vocabulary), held.device)
+        self._logits[:steps] = held
 
     @unaffected_by_autocast
     def reduce(self, token_ids: Tensor) -> None:

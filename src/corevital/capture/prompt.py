@@ -136,7 +136,9 @@ class PromptAttention:
                 self._rows.add(positions, weights, mask, slice(start, stop))
             weights.mul_(self._valid[:, None, start:stop, None])
             columns[..., : weights.shape[-1]] += weights.sum(-2)
-            total += (weights > SPARSE_ABOVE).sum((-1, -2))
+            # Counted as numbers: to sum truth values, a CPU copies them to eight times the bytes.
+            above = torch.gt(weights, SPARSE_ABOVE, out=torch.empty_like(weights))
+            total += above.sum((-1, -2)).long()
             if newest is None:
                 newest = _newest_rows(weights)
         self.basin |= dict(zip(positions, self._basin_scores(columns), strict=True))
