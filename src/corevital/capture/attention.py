@@ -112,6 +112,9 @@ class AttentionReducer:
     ) -> None:
         """Keep what one layer's attention needs for its newest row; as in ``AttentionCall``."""
         given = query if weights is None else weights
+        if key.requires_grad or given.requires_grad:
+            # Or the application's graph would be kept alive from step to step.
+            key, given = key.detach(), given.detach()
         queries = query.size(2)
         # A copy where a view would keep the queries of a whole prompt alive.
         row = given if queries == 1 else given[:, :, -self._kept :].clone()

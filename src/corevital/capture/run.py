@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -48,6 +49,7 @@ _already_logged: set[tuple[str, type[Exception]]] = set()
 
 _ON_RISK_STEPS: Final = 8
 _CONTINUED: Final = "the prompt continues a cache"
+_AS_IT_IS: Final = nullcontext()
 
 
 class GenerationRun:
@@ -618,7 +620,9 @@ class GenerationRun:
             return
         started = time.perf_counter()
         try:
-            observe(*args)
+            # A loop may compute gradients; what is observed has no part in them.
+            with torch.no_grad() if torch.is_grad_enabled() else _AS_IT_IS:
+                observe(*args)
         except Exception as error:
             self._fail(signal, error)
         self.seconds += time.perf_counter() - started
