@@ -75,8 +75,9 @@ def test_a_function_registered_between_two_tokens_serves_the_next(
     assert not np.isnan(record.attention.entropy_mean[:, -1]).any()
 
 
+@pytest.mark.parametrize(("capture", "layers"), [("summary", [1]), ("full", [0, 1])])
 def test_of_functions_that_call_one_another_the_outer_one_is_seen(
-    sdpa: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    sdpa: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capture: str, layers: list[int]
 ) -> None:
     seen: list[int] = []
     see = AttentionReducer.observe
@@ -94,8 +95,49 @@ def test_of_functions_that_call_one_another_the_outer_one_is_seen(
     monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", outer)
     observe(
         tiny_model("llama", num_hidden_layers=2),
+        {"capture": capture},
         inputs=tiny_prompt(),
         min_new_tokens=STEPS,
         max_new_tokens=STEPS,
     )
-    assert seen == [0, 1] * STEPS
+    assert seen == layers * STEPS
+
+
+@pytest.mark.parametrize("family", ["llama", "bart"])
+def test_a_function_that_returns_too_little_fails_as_without_corevital(
+    monkeypatch: pytest.MonkeyPatch, family: str, sdpa: Callable[..., Any]
+) -> None:
+    def without_weights(*args: Any, **kwargs: Any) -> Any:
+        return sdpa(*args, **kwargs)[:1]
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", without_weights)
+    model = tiny_model(family)
+    with pytest.raises(ValueError, match="not enough values") as plain:
+        model.generate(inputs=tiny_prompt(), max_new_tokens=STEPS)
+    with pytest.raises(ValueError, match="not enough values") as observed:
+        observe(model, inputs=tiny_prompt(), max_new_tokens=STEPS)
+    assert str(observed.value) == str(plain.value)
+
+
+def test_between_two_forward_passes_a_lookup_finds_the_function_itself(
+    sdpa: Callable[..., Any],
+) -> None:
+    found: list[Any] = []
+
+    class LooksUp(StoppingCriteria):
+        def __call__(
+            self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any
+        ) -> torch.BoolTensor:
+            named = {"attn_implementation": "sdpa", "default": sdpa}
+            asked = named if EAGER_IS_LOOKED_UP else {"key": "sdpa"}
+            found.append(getattr(AttentionInterface(), LOOKUP)(**asked))
+            return torch.zeros(len(input_ids), dtype=torch.bool)  # type: ignore[return-value]
+
+    observe(
+        tiny_model("llama"),
+        inputs=tiny_prompt(),
+        stopping_criteria=[LooksUp()],
+        max_new_tokens=STEPS,
+        min_new_tokens=STEPS,
+    )
+    assert found == [sdpa] * STEPS

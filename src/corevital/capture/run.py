@@ -175,7 +175,6 @@ class GenerationRun:
 
     def forward_starts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The model's forward pass begins."""
-        self._looked_up = None
         if self._token_due:
             # A second forward pass before the token of the first: not one of the decoding loop.
             self._observing_forward = self._puts_by = False
@@ -203,6 +202,7 @@ class GenerationRun:
     def _forget_forward(self) -> None:
         self._states.clear()
         self._layers_put_by.clear()
+        self._looked_up = None
 
     def _begin_attention(self, kwargs: dict[str, Any]) -> None:
         append_only = only_appends(kwargs.get("past_key_values"))
@@ -338,13 +338,13 @@ class GenerationRun:
 
         Every layer asks for the same, and is answered at once after the first of a forward pass.
         """
+        if self.encoder is not None or not self._observing_forward:
+            return self.observed_attention(lookup(interface, *asked))
         known = self._looked_up
-        if known is not None and known[0] is interface and known[1] == asked:
-            return known[2]
-        function = self.observed_attention(lookup(interface, *asked))
-        if self.encoder is None and self._observing_forward:
-            self._looked_up = interface, asked, function
-        return function
+        if known is None or known[0] is not interface or known[1] != asked:
+            function = self.observed_attention(lookup(interface, *asked))
+            known = self._looked_up = interface, asked, function
+        return known[2]
 
     def observed_attention(self, function: AttentionFunction) -> AttentionFunction:
         """``function`` itself, followed by an observation of what it was given."""
@@ -366,9 +366,11 @@ class GenerationRun:
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
         ) -> tuple[Tensor, Tensor | None]:
             position = position_inside.get(id(module))
-            unwanted = position != last and not self._everything and encoder is None
+            wanted = self._everything or position == last
+            if position is None:
+                wanted = encoder is not None
             # One attention function calls another: they are one, and the outer one is known.
-            if unwanted or self._inside_attention:
+            if not wanted or self._inside_attention:
                 return function(module, query, key, value, *args, **kwargs)
             self._inside_attention = True
             try:
@@ -376,18 +378,18 @@ class GenerationRun:
             finally:
                 self._inside_attention = False
             mask = args[0] if args else kwargs.get("attention_mask")
-            given = (query, key, mask, result[1], kwargs)
-            if position is None:
-                if encoder is not None:
-                    self._other_attention(encoder, module, AttentionCall(-1, *given))
-            elif (self._everything or position == last) and "attention" not in self.unavailable:
-                try:
+            try:
+                given = (query, key, mask, result[1], kwargs)
+                if position is None:
+                    if encoder is not None:
+                        self._other_attention(encoder, module, AttentionCall(-1, *given))
+                elif "attention" not in self.unavailable:
                     observe(position, *given)
-                except Exception as error:
-                    self._fail("attention", error)
-                if self._reading_prompt is not None:
-                    call = AttentionCall(position, *given)
-                    self._observed("prompt", self._reading_prompt.attention, call)
+                    if self._reading_prompt is not None:
+                        call = AttentionCall(position, *given)
+                        self._observed("prompt", self._reading_prompt.attention, call)
+            except Exception as error:
+                self._fail("attention", error)
             return result
 
         return attention
@@ -422,7 +424,6 @@ class GenerationRun:
             self._puts_by = False
             self._see_layers_put_by()
         self._observing_forward = False
-        self._looked_up = None
         self._token_due = True
         if self.watch is not None:
             self._observed("intervention", self.watch.see, output)
@@ -578,7 +579,6 @@ class GenerationRun:
         self.finish_watch()
         # It refers to this run: without the cycle, the run's memory is free as soon as it ends.
         self._wrapped.clear()
-        self._looked_up = None
         if self.prefill is not None:
             self.prefill.release()
         self._observed("prompt", self._refuse_continued)
