@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from corevital.capture.attention import AttentionCall
 from corevital.capture.prompt import LayerTransformation, PromptAttention
-from corevital.capture.prompt_surprisal import prompt_surprisal
+from corevital.capture.prompt_surprisal import needs_no_other_process, prompt_surprisal
 from corevital.capture.unobservable import Unobservable
 
 
@@ -25,7 +25,8 @@ class Prefill:
     Attributes:
         answers: as given. In what follows, ``N`` is ``B / answers``.
         valid: ``[N, P]`` boolean, False at padding.
-        surprisal: ``[N, P - 1]`` in bits; ``None`` where the output head is not known.
+        surprisal: ``[N, P - 1]`` in bits; ``None`` where the output head is not known, or not in
+            this process.
         surprisal_error: largest difference between the logits that surprisal was computed from and
             the model's own, at the last position.
     """
@@ -103,9 +104,13 @@ class Prefill:
         """
         if logits.shape[1] <= self._candidates:
             raise Unobservable("the logits do not reach the prompt's last token")
-        head = getattr(model, "get_output_embeddings", lambda: None)()
-        if self._last_states is not None and isinstance(head, nn.Module):
-            self.surprisal, newest = prompt_surprisal(self._last_states, head, self._input_ids)
+        head, states = getattr(model, "get_output_embeddings", lambda: None)(), self._last_states
+        if (
+            states is not None
+            and isinstance(head, nn.Module)
+            and needs_no_other_process(head, states, logits.shape[-1])
+        ):
+            self.surprisal, newest = prompt_surprisal(states, head, self._input_ids)
             newest = newest.repeat_interleave(self.answers, dim=0)
             self.surprisal_error = (newest - logits[:, -1 - self._candidates].float()).abs().max()
         self.attention_maps.reduce()

@@ -9,11 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from corevital.capture.chunk import bytes_together
+from corevital.capture.division import processes
 from corevital.capture.logits import surprisal
 
 LOGITS_BYTES: Final = 12 * 2**20
 _LEAST_VOCABULARY: Final = 512
 _FOLD: Final = 16
+
+
+def needs_no_other_process(head: nn.Module, states: Tensor, vocabulary: int) -> bool:
+    """Whether ``prompt_surprisal`` of states ``[B, P, D]`` is a matter of this process alone.
+
+    Where processes share a model, one may have a part of the head, and calling a module may wait
+    for all others to call it: for ever, where one of them is not observed.
+    """
+    if processes() == 1:
+        return True
+    if not isinstance(head, nn.Linear) or not _is_plain_product(head, states):
+        return False
+    weight = head.weight
+    # Of weights that are gathered for a forward pass only, shape or memory is empty after it.
+    whole = weight.shape == (vocabulary, states.shape[-1])
+    return whole and weight.untyped_storage().nbytes() >= weight.nbytes
 
 
 @torch.no_grad()

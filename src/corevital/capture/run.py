@@ -19,6 +19,8 @@ from corevital.capture.cache import keeps_cross_attention, only_appends
 from corevital.capture.chunk import MOST_STEPS
 from corevital.capture.chunked_prefill import ChunkedPrefill
 from corevital.capture.compiled import is_compiled
+from corevital.capture.division import is_divided, is_shard, pipeline_stages, whole_heads
+from corevital.capture.encoder import ATTENTION as ENCODER_ATTENTION
 from corevital.capture.encoder import SIGNALS as ENCODER_SIGNALS
 from corevital.capture.encoder import EncoderObserver
 from corevital.capture.failure import is_own_failure
@@ -81,6 +83,10 @@ class GenerationRun:
         chunks: ChunkedPrefill | None = None,
         encoder_layers: EncoderLayers | None = None,
     ) -> None:
+        stages = pipeline_stages(model)
+        if stages > 1:
+            # What is found here are the layers of one process, and none of them may be the last.
+            layers = None
         self.model = model
         self.layers = layers
         self.plan = plan
@@ -105,6 +111,7 @@ class GenerationRun:
         self.cross_attention = AttentionReducer(most_steps, keys_per_step=0, memory=self._memory)
         self.encoder = EncoderObserver(encoder_layers, plan) if encoder_layers is not None else None
         self.compiled = is_compiled(model)
+        self._divided = is_divided(model)
         self.prefill: Prefill | None = None
         self._reading_prompt: Prefill | None = None
         self._cached: Tensor | None = None
@@ -128,7 +135,10 @@ class GenerationRun:
         self._not_done: Tensor | None = None
         self._rows_to_stop: Tensor | None = None
         self._pending_check: tuple[PendingCopy, PendingCopy] | None = None
-        if layers is None:
+        if stages > 1:
+            reason = f"the layers are divided among {stages} processes"
+            self.unavailable |= dict.fromkeys(("hidden", "attention", "prompt"), reason)
+        elif layers is None:
             self.unavailable["hidden"] = "no decoder layers found"
             self.unavailable["attention"] = "no decoder layers found"
         elif layers.attention_obstacle is not None:
@@ -268,7 +278,7 @@ class GenerationRun:
             return
         states = self._hidden_states(output)
         if states is None:
-            self._observed("hidden", self._must_have_rows_first, output)
+            self._observed("hidden", self._must_be_states, output)
             return
         self._states[position] = states
         if states.shape[1] > 1:
@@ -288,13 +298,19 @@ class GenerationRun:
             output = getattr(output, "last_hidden_state", None)
         if not isinstance(output, Tensor) or output.dim() != 3:
             return None
+        if self._divided and is_shard(output):
+            return None
         rows, queries, width = output.shape
         expected = self._rows in (None, rows) and self._width in (None, width)
         return output if expected and self._queries in (None, queries) else None
 
-    def _must_have_rows_first(self, output: Any) -> None:
+    def _must_be_states(self, output: Any) -> None:
         states = output[0] if isinstance(output, tuple | list) and output else output
-        if isinstance(states, Tensor) and states.shape[:2] == (self._queries, self._rows):
+        if not isinstance(states, Tensor):
+            return
+        if is_shard(states):
+            raise Unobservable("the hidden states are divided among processes")
+        if states.shape[:2] == (self._queries, self._rows):
             raise Unobservable("the layers have the positions before the sequences")
 
     def _keep_newest(self, position: int) -> None:
@@ -361,6 +377,7 @@ class GenerationRun:
     def _wrap(self, function: AttentionFunction) -> AttentionFunction:
         position_inside, last, encoder = self._position_inside, self._last, self.encoder
         observe = self.attention.observe
+        heads = whole_heads(self.model) if self._divided else None
 
         def attention(
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
@@ -380,7 +397,9 @@ class GenerationRun:
             mask = args[0] if args else kwargs.get("attention_mask")
             try:
                 given = (query, key, mask, result[1], kwargs)
-                if position is None:
+                if self._divided and (is_shard(query) or query.shape[1] != heads):
+                    self._refuse_attention(query.shape[1], heads)
+                elif position is None:
                     if encoder is not None:
                         self._other_attention(encoder, module, AttentionCall(-1, *given))
                 elif "attention" not in self.unavailable:
@@ -393,6 +412,12 @@ class GenerationRun:
             return result
 
         return attention
+
+    def _refuse_attention(self, seen: int, heads: int | None) -> None:
+        reason = f"processes share the model, and this one has {seen} of {heads or 'its'} heads"
+        self.unavailable["attention"] = reason
+        if self.encoder is not None:
+            self.unavailable |= dict.fromkeys(("cross_attention", ENCODER_ATTENTION), reason)
 
     def _see_layers_put_by(self) -> None:
         for module, args, output in self._layers_put_by:
@@ -425,6 +450,9 @@ class GenerationRun:
             self._see_layers_put_by()
         self._observing_forward = False
         self._token_due = True
+        if self._divided and is_shard(getattr(output, "logits", None)):
+            reason = "the logits are divided among processes"
+            self.unavailable |= dict.fromkeys(("logits", "prompt", "intervention"), reason)
         if self.watch is not None:
             self._observed("intervention", self.watch.see, output)
         self._add_step(output, self.steps)

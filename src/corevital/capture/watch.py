@@ -14,6 +14,7 @@ from torch import Tensor
 
 from corevital.capture.columns import RunColumns
 from corevital.capture.decoding import Decoding, GenerateCall, decoding_of, is_list
+from corevital.capture.division import is_divided
 from corevital.capture.plan import InterventionPlan
 from corevital.capture.run import GenerationRun
 from corevital.capture.snapshot import HostCopies, Snapshot
@@ -57,6 +58,9 @@ def no_stopping_criteria(call: GenerateCall) -> str | None:
         return "continuous batching"
     if not is_list(call.arguments.get("stopping_criteria")):
         return "stopping criteria that are not a list"
+    if is_divided(call.model) and not call.arguments.get("synced_gpus"):
+        # The others would wait for this one for ever.
+        return "processes share the model, and none can stop alone"
     return None
 
 
