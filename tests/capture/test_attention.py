@@ -102,10 +102,10 @@ def test_steps_reduced_together_equal_steps_reduced_alone() -> None:
     keys = torch.randn(2, 2, 30, 8)
     queries = torch.randn(20, 2, 4, 1, 8)
     together, alone = AttentionReducer(), AttentionReducer()
-    for step in range(20):
-        seen = keys[:, :, : 11 + step]
-        attend(together, step, seen, queries[step])
-        attend(alone, step, seen, queries[step], append_only=False)
+    for step, query in enumerate(queries, start=1):
+        seen = keys[:, :, : 10 + step]
+        attend(together, step, seen, query)
+        attend(alone, step, seen, query, append_only=False)
     for reducer in (together, alone):
         reducer.reduce()
     assert len(together.chunks) == 1
@@ -160,16 +160,16 @@ def test_a_deeper_model_reads_its_keys_no_more_often() -> None:
     layers, steps, before = 16, 32, 4096
     keys = torch.randn(1, 2, before + steps, 4)
     reducer = AttentionReducer()
-    for step in range(steps):
+    for step in range(1, steps + 1):
         reducer.begin_step(append_only=True)
-        seen = keys[:, :, : before + step + 1]
+        seen = keys[:, :, : before + step]
         for layer in range(layers):
             query = torch.randn(1, 2, 1, 4)
             reducer.observe(layer, query, seen, None, None, {})
         reducer.end_step(step)
     reducer.finish()
     (chunk,) = reducer.chunks
-    assert chunk.steps == tuple(range(steps))
+    assert chunk.steps == tuple(range(1, steps + 1))
 
 
 def test_only_the_latest_keys_are_held() -> None:
@@ -240,10 +240,10 @@ def test_a_position_bias_is_added_to_the_scores(rows: int, *, shared: bool) -> N
     keys = [torch.randn(3, 2, 8, 4) for _ in range(2)]
     biases = [torch.randn(rows, 2, 1, 8) for _ in range(2)]
     reducer, expected = AttentionReducer(), []
-    for step in range(3):
+    for step in range(1, 4):
         reducer.begin_step(append_only=True)
         queries = [torch.randn(3, 2, 1, 4) for _ in range(2)]
-        seen = 6 + step
+        seen = 5 + step
         parts = [bias[..., :seen] for bias in biases]
         for layer, query in enumerate(queries):
             bias = parts[0 if shared else layer]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from tests.capture.observe import observe
-from tests.models import tiny_model, tiny_prompt
+from tests.models import GenerativeModel, tiny_model, tiny_prompt
 
 STEPS = 24
 LENGTH = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}
@@ -54,3 +57,37 @@ def test_attention_is_that_to_the_quantised_keys(backend: str) -> None:
     nats = torch.log_softmax(torch.cat(expected.logits).double(), dim=-1)
     entropy = -(nats.exp() * nats).sum(-1) / math.log(2)
     np.testing.assert_allclose(record.logits.entropy, entropy, atol=1e-4)
+
+
+@contextmanager
+def pruning(model: GenerativeModel) -> Iterator[None]:
+    """Behind the prompt, half of each key is gone; there are as many keys as before."""
+
+    def prune(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        cache = kwargs["past_key_values"].layers[module.layer_idx]
+        if kwargs["hidden_states"].shape[1] > 1:
+            kept = torch.arange(cache.keys.shape[-1]) % 2 == 0
+            cache.keys = cache.keys * kept
+
+    with ExitStack() as stack:
+        for layer in model.model.layers:
+            hook = layer.self_attn.register_forward_hook(prune, with_kwargs=True)
+            stack.callback(hook.remove)
+        yield
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+def test_attention_of_the_prompt_is_that_to_the_keys_before_they_were_pruned(backend: str) -> None:
+    outputs = {"return_dict_in_generate": True, "output_attentions": True}
+    eager = tiny_model("llama", attn_implementation="eager")
+    with pruning(eager):
+        expected = eager.generate(tiny_prompt(), **LENGTH, **outputs)
+
+    model = tiny_model("llama", attn_implementation=backend)
+    with pruning(model):
+        sequences, (record,) = observe(model, inputs=tiny_prompt(), **LENGTH)
+
+    assert torch.equal(sequences, expected.sequences)
+    assert record.attention is not None
+    weights = entropies(expected.attentions)
+    np.testing.assert_allclose(record.attention.entropy_mean, weights, atol=1e-5)

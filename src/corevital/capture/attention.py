@@ -167,7 +167,9 @@ class AttentionReducer:
                 self._blocks[positions] = block
                 self.heads |= dict.fromkeys(positions, layers.shape[1])
             block.add(step, layers)
-        if not self._append_only:
+        # Whoever compresses a cache does so behind the prompt, perhaps to as many keys.
+        behind_prompt = step == 0 and self._keys_per_step > 0
+        if behind_prompt or not self._append_only:
             self.reduce()
 
     def finish(self) -> None:
