@@ -145,13 +145,19 @@ def stacked_bias(
     return torch.stack([bias[:, :, queries, keys].to(device) for bias in biases]).float()
 
 
+def stacked_sinks(sinks: list[Tensor], device: torch.device) -> Tensor:
+    """Some layers' sinks, each ``[H]``, broadcasting to ``[l, B, H, q]`` in float32."""
+    on_device = [layer.to(device, non_blocking=True) for layer in sinks]
+    return torch.stack(on_device).float()[:, None, :, None]
+
+
 def sink_statistics(scores: Tensor, sinks: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """As ``score_statistics``, with a sink ``[H]`` in each layer.
 
     A sink takes its part of the softmax but is no key.
     """
-    column = torch.stack(sinks).float()[:, None, :, None, None].expand(*scores.shape[:-1], 1)
-    weights = torch.softmax(torch.cat((scores, column.to(scores.device)), dim=-1), dim=-1)
+    column = stacked_sinks(sinks, scores.device)[..., None].expand(*scores.shape[:-1], 1)
+    weights = torch.softmax(torch.cat((scores, column), dim=-1), dim=-1)
     weights = weights[..., :-1]
     return weights, *weight_statistics(weights)
 

@@ -111,6 +111,7 @@ class Prefill:
             and needs_no_other_process(head, states, logits.shape[-1])
         ):
             self.surprisal, newest = prompt_surprisal(states, head, self._input_ids)
+            newest = newest.to(logits.device, non_blocking=True)
             newest = newest.repeat_interleave(self.answers, dim=0)
             self.surprisal_error = (newest - logits[:, -1 - self._candidates].float()).abs().max()
         self.attention_maps.reduce()

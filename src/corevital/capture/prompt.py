@@ -10,7 +10,7 @@ from torch import Tensor
 
 from corevital.capture.attention import AttentionCall
 from corevital.capture.attention_rows import RowStatistics
-from corevital.capture.attention_scores import ScoreOptions, stacked_bias
+from corevital.capture.attention_scores import ScoreOptions, stacked_bias, stacked_sinks
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.hidden import cosine
 from corevital.capture.masks import additive_mask
@@ -124,7 +124,8 @@ class PromptAttention:
             return
         batch, heads, length, _ = layers[0].call.query.shape
         queries = max(1, min(length, CHUNK_BYTES // (4 * len(layers) * batch * heads * length)))
-        device, shape = self._valid.device, (len(layers), batch, heads)
+        device, shape = layers[-1].call.query.device, (len(layers), batch, heads)
+        valid = self._valid.to(device, non_blocking=True)
         columns = torch.zeros(*shape, length, dtype=torch.float32, device=device)
         total = torch.zeros(shape, dtype=torch.long, device=device)
         newest: Tensor | None = None
@@ -134,7 +135,7 @@ class PromptAttention:
             weights, mask = _weights(layers, start, stop, self._answers, causal=self._causal)
             if self._rows is not None:
                 self._rows.add(positions, weights, mask, slice(start, stop))
-            weights.mul_(self._valid[:, None, start:stop, None])
+            weights.mul_(valid[:, None, start:stop, None])
             columns[..., : weights.shape[-1]] += weights.sum(-2)
             # Counted as numbers: to sum truth values, a CPU copies them to eight times the bytes.
             above = torch.gt(weights, SPARSE_ABOVE, out=torch.empty_like(weights))
@@ -154,10 +155,13 @@ class PromptAttention:
 
         A prompt of fewer than three tokens has no middle: its score is 1.
         """
-        middle = torch.linalg.vecdot(columns, self._middle[:, None])
-        outer = torch.linalg.vecdot(columns, self._outer[:, None])
+        device = columns.device
+        middle, outer = (
+            torch.linalg.vecdot(columns, keys.to(device, non_blocking=True)[:, None])
+            for keys in (self._middle, self._outer)
+        )
         scores = middle / outer.clamp(min=torch.finfo(torch.float32).tiny)
-        no_middle = self._valid.sum(-1)[:, None] < 3
+        no_middle = self._valid.sum(-1)[:, None].to(device, non_blocking=True) < 3
         return torch.where(no_middle, torch.ones_like(scores), scores)
 
 
@@ -230,8 +234,8 @@ def _weights(
     sinks = [layer.sinks for layer in layers if layer.sinks is not None]
     if not sinks:
         return torch.softmax(scores, dim=-1), mask
-    column = torch.stack(sinks).float()[:, None, :, None, None].expand(*scores.shape[:-1], 1)
-    return torch.softmax(torch.cat((scores, column.to(device)), dim=-1), dim=-1)[..., :-1], mask
+    column = stacked_sinks(sinks, device)[..., None].expand(*scores.shape[:-1], 1)
+    return torch.softmax(torch.cat((scores, column), dim=-1), dim=-1)[..., :-1], mask
 
 
 class LayerTransformation:
@@ -274,7 +278,7 @@ class LayerTransformation:
             parts = [state[:, start : start + tokens].to(device) for state in states]
             stacked = torch.stack(parts).float()
             changes.append(1.0 - cosine(stacked[1:], stacked[:-1]))
-        weight = self._valid.to(device)
+        weight = self._valid.to(device, non_blocking=True)
         # Padding may give NaN, which no weight of 0 removes.
         change = torch.where(weight > 0, torch.cat(changes, dim=-1), 0.0)
         mean = change.sum(-1) / weight.sum(-1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -45,11 +44,11 @@ def sparse_weights(
         query, key = query + part.first_query - padding[row], key - padding[row]
         places.append(np.stack((row, np.asarray(part.positions)[layer], head, query, key)))
         weights.append(to_host(part.weight)[used])
-    totals = torch.stack([part.total.sum((0, 2)) for part in parts]).sum(0).tolist()
+    totals = np.sum([part.total.sum((0, 2)).cpu().numpy() for part in parts], axis=0)
     by_row, weight = np.concatenate(places, axis=1), np.concatenate(weights)
     mine = [by_row[0] == row for row in range(rows)]
     return tuple(
-        _sparse_attention(by_row[1:, mine[row]], weight[mine[row]], totals[row])
+        _sparse_attention(by_row[1:, mine[row]], weight[mine[row]], int(totals[row]))
         for row in range(rows)
     )
 

@@ -45,6 +45,8 @@ def prompt_surprisal(states: Tensor, head: nn.Module, token_ids: Tensor) -> tupl
     Returns:
         Surprisal ``[B, P - 1]`` in bits, and the head's logits ``[B, V]`` at the last position.
     """
+    # Of a model on several devices, they are where its first layer is.
+    token_ids = token_ids.to(states.device, non_blocking=True)
     if isinstance(head, nn.Linear) and _is_plain_product(head, states):
         return _surprisal_by_vocabulary(states, head.weight, head.bias, token_ids)
     batch, length, _ = states.shape
@@ -134,6 +136,7 @@ def _surprisal_of_part(states: Tensor, head: nn.Module, predicted: Tensor) -> tu
     logits = product.float()
     newest = logits[:, -1].clone()
     logits = logits[:, : predicted.shape[1]]
+    predicted = predicted.to(logits.device, non_blocking=True)
     chosen = logits.gather(-1, predicted.unsqueeze(-1)).squeeze(-1)
     # Nobody else holds what became float32 here.
     if product.dtype == torch.float32:
