@@ -1,7 +1,8 @@
 """Devices that are not there: torch takes their tensors for those of an accelerator.
 
-What is on one of them is computed on the CPU, and may not be mixed with what is on another. They
-are known to the whole process once they are used, so that tests use them in one of their own.
+What is on one of them is computed on the CPU, and may not be mixed with what is on another. What is
+brought to the host without waiting never arrives there. They are known to the whole process once
+they are used, so that tests use them in one of their own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 KIND: Final = "pretended"
 
 _aten = torch.ops.aten
+_NOT_ARRIVED: Final = 99
 _MOVES: Final = (_aten._to_copy.default, _aten.copy_.default)
 
 
@@ -78,6 +80,8 @@ def _compute(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         # In place: the same tensor again.
         return written[0]
     if target.type != KIND:
+        if func is _aten._to_copy.default and kwargs.get("non_blocking") and devices != {target}:
+            result.fill_(_NOT_ARRIVED)
         return result
     return tree_map(lambda each: OnDevice(each, target) if type(each) is Tensor else each, result)
 

@@ -20,6 +20,7 @@ from corevital.capture.chunk import bytes_together, steps_together
 from corevital.capture.masks import LOWEST, additive_mask
 from corevital.capture.run_memory import RunMemory
 from corevital.capture.scratch import Scratch
+from corevital.capture.transfer import moved
 
 
 @dataclass(slots=True)
@@ -128,7 +129,7 @@ class Block:
             kind = last.dtype, last.device
             self._alike = all((row.dtype, row.device) == kind for row in rows)
         if not self._alike:
-            rows = [row.to(last.device, last.dtype, non_blocking=True) for row in rows]
+            rows = [moved(row, last.device, last.dtype) for row in rows]
         torch.cat(rows, out=self._queries[len(self.steps)])
         layers.rows.clear()
 
@@ -176,11 +177,11 @@ class Block:
         queries = queries[:, places, ..., 0, :].permute(1, 2, 3, 0, 4)
         for own, position, rows in zip(scores, positions, queries, strict=True):
             key = keys[position][:, :, : last.key_count]
-            query = rows.to(key.device, non_blocking=True)
+            query = moved(rows, key.device)
             if key.device == device and key.dtype == dtype:
                 options.product(query, key, out=own)
             else:
-                own.copy_(options.product(query, key), non_blocking=True)
+                own.copy_(options.product(query, key), non_blocking=device.type != "cpu")
         exact = None
         if dtype != torch.float32:
             exact = memory.scores.tensor(shape, torch.float32, device)
@@ -210,7 +211,7 @@ class Block:
         shape = (layers_given, *last.shape[:2], len(self._layers), last.key_count)
         weights = memory.results.tensor(shape, torch.float32, device).zero_()
         for at, layers in enumerate(self._layers):
-            on_device = [row.to(device, non_blocking=True) for row in layers.rows[places]]
+            on_device = [moved(row, device) for row in layers.rows[places]]
             weights[..., at, : layers.key_count] = torch.stack(on_device).squeeze(-2)
         return weights
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from corevital.capture.attention_scores import head_statistics, log_visible, weight_statistics
+from corevital.capture.transfer import moved
 
 
 class RowStatistics:
@@ -29,7 +30,7 @@ class RowStatistics:
 
         ``mask`` is additive, broadcasting to ``[B, H, q, K]``, ``None`` if all keys are visible.
         """
-        valid = self._valid[:, None, queries].to(weights.device, non_blocking=True)
+        valid = moved(self._valid[:, None, queries], weights.device)
         concentration, entropy = weight_statistics(weights)
         entropy = entropy.clamp(min=0.0)
         normalized = (entropy / log_visible(mask, weights.shape[-1])).clamp(max=1.0)
@@ -47,7 +48,7 @@ class RowStatistics:
         """Every query has been seen: reduce over heads."""
         count = self._valid.sum(-1)[:, None]
         for positions, (sums, most, least) in self._sums.items():
-            statistics = head_statistics(*(sums / count.to(sums.device, non_blocking=True)))
+            statistics = head_statistics(*(sums / moved(count, sums.device)))
             statistics[4], statistics[5] = most, least
             self.by_layer |= dict(zip(positions, statistics.unbind(1), strict=True))
         self._sums.clear()

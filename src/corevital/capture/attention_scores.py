@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from corevital.capture.masks import LOWEST
+from corevital.capture.transfer import moved
 
 LN2: Final = math.log(2.0)
 _TINY: Final = torch.finfo(torch.float32).tiny
@@ -147,7 +148,7 @@ def stacked_bias(
 
 def stacked_sinks(sinks: list[Tensor], device: torch.device) -> Tensor:
     """Some layers' sinks, each ``[H]``, broadcasting to ``[l, B, H, q]`` in float32."""
-    on_device = [layer.to(device, non_blocking=True) for layer in sinks]
+    on_device = [moved(layer, device) for layer in sinks]
     return torch.stack(on_device).float()[:, None, :, None]
 
 

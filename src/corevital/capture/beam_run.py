@@ -17,6 +17,7 @@ from corevital.capture.logits import distribution_statistics, surprisal
 from corevital.capture.plan import CapturePlan
 from corevital.capture.prefix_hash import prefix_hashes
 from corevital.capture.run import GenerationRun
+from corevital.capture.transfer import moved
 
 _NO_ROWS: Final = "the beams of the forward passes are not known"
 _NOT_RETURNED: Final = "beam search ended before it chose its sequences"
@@ -133,8 +134,8 @@ class BeamRun(GenerationRun):
         assert self._logits is not None
         logits, self._logits = self._logits[:, 0].float(), None
         *distribution, log_normalizer = distribution_statistics(logits, self.plan.top_k)
-        rows = self._parents(prefixes).to(logits.device, non_blocking=True)
-        chosen = logits[rows, token_ids.to(logits.device, non_blocking=True)]
+        rows = moved(self._parents(prefixes), logits.device)
+        chosen = logits[rows, moved(token_ids, logits.device)]
         bits = surprisal(chosen, log_normalizer[rows])
         self._distributions.append(torch.stack(distribution))
         self._surprisal.append(bits.view(prefixes.shape))

@@ -12,6 +12,7 @@ from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import MOST_STEPS, Chunk, bytes_together, steps_together
 from corevital.capture.lags import LagCosines
 from corevital.capture.run_memory import RunMemory
+from corevital.capture.transfer import moved
 
 CLAMP: Final = 1e6
 
@@ -96,7 +97,7 @@ class HiddenReducer:
         if self._alike:
             torch.cat(newest, out=waiting)
         else:
-            on_device = [state.to(waiting.device, non_blocking=True) for state in newest]
+            on_device = [moved(state, waiting.device) for state in newest]
             waiting.copy_(torch.cat(on_device))
         self._steps.append(step)
         if len(self._steps) == len(self._states):
@@ -116,7 +117,7 @@ class HiddenReducer:
         """Row ``i`` of the next step follows row ``rows[i]`` ``[B]`` of those before."""
         self.reduce()
         if self._previous_last is not None:
-            rows = rows.to(self._previous_last.device, non_blocking=True)
+            rows = moved(rows, self._previous_last.device)
             self._previous_last = self._previous_last.index_select(1, rows)
             self._lags.reorder(rows)
 

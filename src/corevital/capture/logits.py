@@ -13,6 +13,7 @@ from torch import Tensor
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import MOST_STEPS, bytes_together, steps_together
 from corevital.capture.run_memory import RunMemory
+from corevital.capture.transfer import moved
 from corevital.capture.unobservable import Unobservable
 
 LN2: Final = math.log(2.0)
@@ -212,7 +213,7 @@ class LogitsReducer:
         if not len(logits):
             return
         self.reduced += len(logits)
-        token_ids = token_ids.to(logits.device, non_blocking=True)
+        token_ids = moved(token_ids, logits.device)
         most_bytes = bytes_together(logits.device)
         together = steps_together(4 * logits[0].numel(), len(logits), most_bytes)
         # What passes over the vocabulary is done while a part is in the caches; the rest, at once.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from corevital.capture.attention import AttentionCall
 from corevital.capture.prompt import LayerTransformation, PromptAttention
 from corevital.capture.prompt_surprisal import needs_no_other_process, prompt_surprisal
+from corevital.capture.transfer import moved
 from corevital.capture.unobservable import Unobservable
 
 
@@ -111,7 +112,7 @@ class Prefill:
             and needs_no_other_process(head, states, logits.shape[-1])
         ):
             self.surprisal, newest = prompt_surprisal(states, head, self._input_ids)
-            newest = newest.to(logits.device, non_blocking=True)
+            newest = moved(newest, logits.device)
             newest = newest.repeat_interleave(self.answers, dim=0)
             self.surprisal_error = (newest - logits[:, -1 - self._candidates].float()).abs().max()
         self.attention_maps.reduce()

@@ -14,6 +14,7 @@ from corevital.capture.attention_scores import ScoreOptions, stacked_bias, stack
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.hidden import cosine
 from corevital.capture.masks import additive_mask
+from corevital.capture.transfer import moved
 
 SPARSE_ABOVE: Final = 0.01
 MOST_SPARSE_PER_LAYER: Final = 8192
@@ -125,7 +126,7 @@ class PromptAttention:
         batch, heads, length, _ = layers[0].call.query.shape
         queries = max(1, min(length, CHUNK_BYTES // (4 * len(layers) * batch * heads * length)))
         device, shape = layers[-1].call.query.device, (len(layers), batch, heads)
-        valid = self._valid.to(device, non_blocking=True)
+        valid = moved(self._valid, device)
         columns = torch.zeros(*shape, length, dtype=torch.float32, device=device)
         total = torch.zeros(shape, dtype=torch.long, device=device)
         newest: Tensor | None = None
@@ -157,11 +158,11 @@ class PromptAttention:
         """
         device = columns.device
         middle, outer = (
-            torch.linalg.vecdot(columns, keys.to(device, non_blocking=True)[:, None])
+            torch.linalg.vecdot(columns, moved(keys, device)[:, None])
             for keys in (self._middle, self._outer)
         )
         scores = middle / outer.clamp(min=torch.finfo(torch.float32).tiny)
-        no_middle = self._valid.sum(-1)[:, None].to(device, non_blocking=True) < 3
+        no_middle = moved(self._valid.sum(-1), device)[:, None] < 3
         return torch.where(no_middle, torch.ones_like(scores), scores)
 
 
@@ -278,7 +279,7 @@ class LayerTransformation:
             parts = [state[:, start : start + tokens].to(device) for state in states]
             stacked = torch.stack(parts).float()
             changes.append(1.0 - cosine(stacked[1:], stacked[:-1]))
-        weight = self._valid.to(device, non_blocking=True)
+        weight = moved(self._valid, device)
         # Padding may give NaN, which no weight of 0 removes.
         change = torch.where(weight > 0, torch.cat(changes, dim=-1), 0.0)
         mean = change.sum(-1) / weight.sum(-1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from corevital.capture.chunk import bytes_together
 from corevital.capture.division import processes
 from corevital.capture.logits import surprisal
+from corevital.capture.transfer import moved
 
 LOGITS_BYTES: Final = 12 * 2**20
 _LEAST_VOCABULARY: Final = 512
@@ -46,7 +47,7 @@ def prompt_surprisal(states: Tensor, head: nn.Module, token_ids: Tensor) -> tupl
         Surprisal ``[B, P - 1]`` in bits, and the head's logits ``[B, V]`` at the last position.
     """
     # Of a model on several devices, they are where its first layer is.
-    token_ids = token_ids.to(states.device, non_blocking=True)
+    token_ids = moved(token_ids, states.device)
     if isinstance(head, nn.Linear) and _is_plain_product(head, states):
         return _surprisal_by_vocabulary(states, head.weight, head.bias, token_ids)
     batch, length, _ = states.shape
@@ -136,7 +137,7 @@ def _surprisal_of_part(states: Tensor, head: nn.Module, predicted: Tensor) -> tu
     logits = product.float()
     newest = logits[:, -1].clone()
     logits = logits[:, : predicted.shape[1]]
-    predicted = predicted.to(logits.device, non_blocking=True)
+    predicted = moved(predicted, logits.device)
     chosen = logits.gather(-1, predicted.unsqueeze(-1)).squeeze(-1)
     # Nobody else holds what became float32 here.
     if product.dtype == torch.float32:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from corevital.capture.transfer import moved
+
 
 class Ties:
     """Comparisons of what forward passes were given with the tokens that were accepted.
@@ -17,7 +19,7 @@ class Ties:
 
     def add(self, given: Tensor, accepted: Tensor) -> None:
         """Token ids of the same shape, which have to be the same."""
-        self._equal.append((given == accepted.to(given.device, non_blocking=True)).all())
+        self._equal.append((given == moved(accepted, given.device)).all())
 
     def hold(self) -> bool:
         """Whether all were the same; waits for the device."""

@@ -1,4 +1,4 @@
-"""Brings results from the device to the host."""
+"""Brings tensors from one device to another, or to the host."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ def to_host(tensor: Tensor) -> NDArray[np.float32]:
     """A float array on the host; waits for the device."""
     array: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
     return array
+
+
+def moved(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor on another device, for what is computed there next.
+
+    The host does not wait, unless it is where that is computed: it would read what has not arrived.
+    """
+    return tensor.to(device, dtype, non_blocking=device.type != "cpu")
 
 
 class PendingCopy:

@@ -18,7 +18,7 @@ from corevital.capture.division import is_divided
 from corevital.capture.plan import InterventionPlan
 from corevital.capture.run import GenerationRun
 from corevital.capture.snapshot import HostCopies, Snapshot
-from corevital.capture.transfer import PendingCopy
+from corevital.capture.transfer import PendingCopy, moved
 from corevital.capture.unobservable import Unobservable
 from corevital.intervention import Condition
 from corevital.record import (
@@ -207,7 +207,7 @@ class InterventionWatch:
             return None
         if found.shape[0] != rows or not self._separate:
             found = found.all().expand(rows)
-        return found.to(device, non_blocking=True)
+        return moved(found, device)
 
     def _known_rows(self, device: torch.device) -> Tensor | None:
         """The rows that are known on the host to be stopped."""
@@ -216,7 +216,7 @@ class InterventionWatch:
         rows = torch.zeros(len(self._over), dtype=torch.bool, pin_memory=device.type == "cuda")
         together = self._plan.intervention.raises or not self._separate
         rows[slice(None) if together else list(self.stopped)] = True
-        return rows.to(device, non_blocking=True)
+        return moved(rows, device)
 
     def _seen(
         self, run: GenerationRun, input_ids: Tensor, step: int, non_finite: Tensor | None

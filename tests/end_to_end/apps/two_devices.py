@@ -30,6 +30,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "alone": {},
     "padded batch": {"padded": True},
     "beams": {"padded": True, "num_beams": 3},
+    "inputs on the host": {"padded": True, "on_host": True},
     "answers": {"padded": True, "do_sample": True, "num_return_sequences": 2},
 }
 SETTINGS = {"do_sample": False, "max_new_tokens": 8, "min_new_tokens": 8, "pad_token_id": 0}
@@ -67,7 +68,8 @@ def generated(model: GenerativeModel, device: str, way: dict[str, Any]) -> dict[
     """The tokens without CoreVital and with it, and what the spans and their events say."""
     options = {**SETTINGS, **way}
     inputs = prompt(padded=options.pop("padded", False))
-    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+    if not options.pop("on_host", False):
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
     torch.manual_seed(0)
     plain = model.generate(**inputs, **options)
     torch.manual_seed(0)
