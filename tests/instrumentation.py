@@ -16,6 +16,9 @@ from tests.providers import Telemetry
 
 Attributes = dict[str, Any]
 
+TIMES = {"corevital.time.first_token", "corevital.time.per_output_token"}
+"""What differs from one generation to its repetition."""
+
 
 @contextmanager
 def instrumented(telemetry: Telemetry, **keywords: Any) -> Iterator[CoreVitalInstrumentor]:

@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama import modeling_llama
 
-from corevital.capture.division import is_divided, is_shard, pipeline_stages, processes, whole_heads
+from corevital.capture import division
+from corevital.capture.division import is_divided, is_shard, pipeline_stages, processes
 from corevital.capture.prompt_surprisal import needs_no_other_process
-from tests.models import HEADS, tiny_model
+from corevital.record import Captured
+from tests.capture.observe import observe
+from tests.models import HEADS, GenerativeModel, tiny_model, tiny_prompt
+
+STEPS = 4
 
 
 @pytest.fixture
@@ -80,11 +89,6 @@ class TestWithAnotherProcess:
         assert is_divided(model)
 
 
-def test_all_heads_are_those_of_the_configuration() -> None:
-    assert whole_heads(tiny_model("gpt2")) == HEADS
-    assert whole_heads(nn.Linear(2, 2)) is None
-
-
 class TestWhatTheSurprisalOfAPromptNeeds:
     states = torch.ones(1, 3, 4)
 
@@ -114,3 +118,67 @@ class TestWhatTheSurprisalOfAPromptNeeds:
         head = sharded()
         monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
         assert not needs_no_other_process(head, self.states, 4)
+
+
+class TestShardsAreLeftAlone:
+    """Whatever is asked of them may wait for other processes."""
+
+    @pytest.fixture(autouse=True)
+    def shared(self, group: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.mesh = init_device_mesh("cpu", (1,))
+        monkeypatch.setattr(division, "processes", lambda: 2)
+
+    @pytest.fixture
+    def model(self) -> GenerativeModel:
+        model = tiny_model("llama", tie_word_embeddings=False)
+        model._tp_size = 2  # type: ignore[assignment]
+        return model
+
+    def shard(self, values: torch.Tensor) -> DTensor:
+        return DTensor.from_local(values, self.mesh, [Shard(0)], run_check=False)
+
+    def test_logits(self, model: GenerativeModel) -> None:
+        def loop(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+            for _step in range(STEPS):
+                newest = model(input_ids).logits.to_local()[:, -1:].argmax(-1)
+                input_ids = torch.cat((input_ids, newest), dim=-1)
+            return input_ids
+
+        model.lm_head.register_forward_hook(lambda *call: self.shard(call[-1]))
+        _, (record,) = observe(
+            model, inputs=tiny_prompt(), custom_generate=loop, max_new_tokens=STEPS
+        )
+        reason = "the logits are divided among processes"
+        assert record.capture.logits == Captured(False, reason)
+        assert record.capture.prompt == Captured(False, reason)
+        assert record.capture.hidden == Captured(True)
+        assert record.capture.failures == 0
+
+    def test_hidden_states(self, model: GenerativeModel) -> None:
+        first, second = model.model.layers[:2]
+        first.register_forward_hook(lambda *call: self.shard(call[-1]))
+        second.register_forward_pre_hook(lambda _, args: (args[0].to_local(), *args[1:]))
+        _, (record,) = observe(model, inputs=tiny_prompt(), max_new_tokens=STEPS)
+        reason = "the hidden states are divided among processes"
+        assert record.capture.hidden == Captured(False, reason)
+        assert record.capture.prompt == Captured(False, reason)
+        assert record.capture.logits == Captured(True)
+        assert record.capture.failures == 0
+
+    def test_queries(self, model: GenerativeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+        rotate = modeling_llama.apply_rotary_pos_emb
+
+        def rotated(query: Any, key: Any, *angles: Any) -> Any:
+            query, key = rotate(query, key, *angles)
+            return self.shard(query), key
+
+        def attention(module: nn.Module, query: DTensor, *given: Any, **options: Any) -> Any:
+            return sdpa_attention_forward(module, query.to_local(), *given, **options)
+
+        monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", rotated)
+        monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "sdpa", attention)
+        _, (record,) = observe(model, inputs=tiny_prompt(), max_new_tokens=STEPS)
+        reason = f"processes share the model, and this one has {HEADS} of {HEADS} heads"
+        assert record.capture.attention == Captured(False, reason)
+        assert record.capture.hidden == Captured(True)
+        assert record.capture.failures == 0

@@ -11,11 +11,9 @@ import torch
 from accelerate import cpu_offload, disk_offload
 from transformers import AutoModelForCausalLM
 
-from tests.instrumentation import attributes, instrumented
+from tests.instrumentation import TIMES, attributes, instrumented
 from tests.models import LAYERS, GenerativeModel, tiny_model, tiny_prompt
 from tests.providers import Telemetry
-
-TIMES = {"corevital.time.first_token", "corevital.time.per_output_token"}
 
 
 def load(folder: Path, **arguments: Any) -> GenerativeModel:

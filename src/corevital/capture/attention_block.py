@@ -181,7 +181,7 @@ class Block:
             if key.device == device and key.dtype == dtype:
                 options.product(query, key, out=own)
             else:
-                own.copy_(options.product(query, key), non_blocking=device.type != "cpu")
+                own.copy_(moved(options.product(query, key), device))
         exact = None
         if dtype != torch.float32:
             exact = memory.scores.tensor(shape, torch.float32, device)

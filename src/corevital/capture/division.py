@@ -7,8 +7,6 @@ from typing import Any
 import torch.distributed
 from torch import Tensor, nn
 
-from corevital.capture.layers import decoder_size
-
 
 def processes() -> int:
     """How many processes there are that may wait for each other."""
@@ -41,8 +39,3 @@ def is_divided(model: nn.Module) -> bool:
         or pipeline_stages(model) > 1
         or any(is_shard(parameter) for parameter in model.parameters())
     )
-
-
-def whole_heads(model: nn.Module) -> int | None:
-    """Attention heads of a layer over all processes, as far as the configuration says it."""
-    return decoder_size(model, "num_attention_heads")

@@ -19,7 +19,7 @@ from corevital.capture.cache import keeps_cross_attention, only_appends
 from corevital.capture.chunk import MOST_STEPS
 from corevital.capture.chunked_prefill import ChunkedPrefill
 from corevital.capture.compiled import is_compiled
-from corevital.capture.division import is_divided, is_shard, pipeline_stages, whole_heads
+from corevital.capture.division import is_divided, is_shard, pipeline_stages
 from corevital.capture.encoder import ATTENTION as ENCODER_ATTENTION
 from corevital.capture.encoder import SIGNALS as ENCODER_SIGNALS
 from corevital.capture.encoder import EncoderObserver
@@ -309,7 +309,9 @@ class GenerationRun:
         if not isinstance(states, Tensor):
             return
         if is_shard(states):
-            raise Unobservable("the hidden states are divided among processes")
+            reason = "the hidden states are divided among processes"
+            self.unavailable |= dict.fromkeys(("hidden", "prompt"), reason)
+            return
         if states.shape[:2] == (self._queries, self._rows):
             raise Unobservable("the layers have the positions before the sequences")
 
@@ -377,7 +379,7 @@ class GenerationRun:
     def _wrap(self, function: AttentionFunction) -> AttentionFunction:
         position_inside, last, encoder = self._position_inside, self._last, self.encoder
         observe = self.attention.observe
-        heads = whole_heads(self.model) if self._divided else None
+        heads = decoder_size(self.model, "num_attention_heads") if self._divided else None
 
         def attention(
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any

@@ -58,8 +58,8 @@ def no_stopping_criteria(call: GenerateCall) -> str | None:
         return "continuous batching"
     if not is_list(call.arguments.get("stopping_criteria")):
         return "stopping criteria that are not a list"
-    if is_divided(call.model) and not call.arguments.get("synced_gpus"):
-        # The others would wait for this one for ever.
+    if is_divided(call.model):
+        # The others would wait for this one, or go on with what it no longer computes.
         return "processes share the model, and none can stop alone"
     return None
 
