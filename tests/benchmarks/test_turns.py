@@ -34,7 +34,7 @@ def test_both_have_the_tokens_that_each_has_alone(sample: bool) -> None:
     alone = generate()
     patches = Patches()
     with instrumented("full"):
-        plain, observed = take_turns(generate, patches, "cpu")
+        plain, observed = take_turns(generate, patches, "cpu", plain_first=True)
 
     assert torch.equal(plain.tokens, alone)
     assert torch.equal(observed.tokens, alone)
@@ -44,7 +44,8 @@ def test_both_have_the_tokens_that_each_has_alone(sample: bool) -> None:
     assert torch.is_grad_enabled()
 
 
-def test_one_is_observed_and_the_other_meets_the_library_as_it_is() -> None:
+@pytest.mark.parametrize("plain_first", [True, False])
+def test_one_is_observed_and_the_other_meets_the_library_as_it_is(plain_first: bool) -> None:
     model = tiny_model("llama")
     original, call = GenerationMixin.generate, type(model).__call__
     seen: list[tuple[bool, bool]] = []
@@ -63,11 +64,11 @@ def test_one_is_observed_and_the_other_meets_the_library_as_it_is() -> None:
 
     patches = Patches()
     with instrumented("full"):
-        take_turns(generate, patches, "cpu")
+        take_turns(generate, patches, "cpu", plain_first=plain_first)
         assert GenerationMixin.generate is not original
     assert GenerationMixin.generate is original
-    # Plain and instrumented, instrumented and plain, and so on.
-    plain = [True, False, False, True] * 2
+    # Plain and instrumented, instrumented and plain, and so on; or the other way round.
+    plain = [plain_first, not plain_first, not plain_first, plain_first] * 2
     assert seen == [(each, each) for each in plain]
 
 
@@ -76,4 +77,4 @@ def test_what_one_raises_is_raised() -> None:
         raise LookupError("no such model")
 
     with pytest.raises(LookupError, match="no such model"):
-        take_turns(generate, Patches(), "cpu")
+        take_turns(generate, Patches(), "cpu", plain_first=True)
