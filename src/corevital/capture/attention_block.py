@@ -78,9 +78,10 @@ class Block:
         self._queries: Tensor | None = None
         self._alike = True
         held = sum(row.numel() * row.element_size() for row in layers.rows)
-        # Each reduction reads all keys: of one layer as many steps as go well together.
+        # Each reduction reads all keys: that is worth computing more of a layer than goes best
+        # together.
         computed = 4 * layers.shape[0] * layers.shape[1] * layers.key_count
-        most_bytes = bytes_together(layers.rows[-1].device)
+        most_bytes = 2 * bytes_together(layers.rows[-1].device)
         most_steps = steps_together(held, most_steps)
         self._room = steps_together(computed, most_steps, most_bytes)
         self._layers: list[StepLayers] = []

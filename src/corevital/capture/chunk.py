@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 MOST_STEPS: Final = 32
-BUFFER_BYTES: Final = 8 * 2**20
+BUFFER_BYTES: Final = 16 * 2**20
 _CACHED_BYTES: Final = 2 * 2**20
 
 
