@@ -124,14 +124,14 @@ def score_statistics(scores: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tenso
     scores.sub_(scores.amax(-1, keepdim=True))
     weights = torch.softmax(scores, dim=-1, out=out)
     concentration = weights.amax(-1)
-    entropy = -torch.log(concentration) - torch.linalg.vecdot(weights, scores)
+    entropy = -torch.log(concentration) - torch.mul(weights, scores, out=scores).sum(-1)
     return weights, concentration, entropy
 
 
 def weight_statistics(weights: Tensor) -> tuple[Tensor, Tensor]:
     """Largest weight and entropy (nats) of weights over the last dimension."""
-    logarithms = torch.log(weights.clamp(min=_TINY))
-    return weights.amax(-1), -torch.linalg.vecdot(weights, logarithms)
+    negative = weights.clamp(min=_TINY).log_().mul_(weights)
+    return weights.amax(-1), -negative.sum(-1)
 
 
 def stacked_bias(

@@ -79,12 +79,9 @@ class _Sums(NamedTuple):
 
 def _sums(logits: Tensor, scratch: Tensor | None) -> _Sums:
     probabilities = torch.softmax(logits, dim=-1, out=scratch)
-    return _Sums(
-        probabilities.amax(-1),
-        probabilities.sum(-1),
-        torch.linalg.vecdot(probabilities, logits),
-        _blocks(logits).amax(-1),
-    )
+    peak, total = probabilities.amax(-1), probabilities.sum(-1)
+    expected_logit = probabilities.mul_(logits).sum(-1)
+    return _Sums(peak, total, expected_logit, _blocks(logits).amax(-1))
 
 
 def _statistics(logits: Tensor, sums: _Sums, token_ids: Tensor, top_k: int) -> Tensor:
