@@ -103,17 +103,24 @@ def test_of_functions_that_call_one_another_the_outer_one_is_seen(
     assert seen == layers * STEPS
 
 
+@pytest.mark.parametrize("whole_passes", [0, 1], ids=["of the prompt", "of the second token"])
 @pytest.mark.parametrize("family", ["llama", "bart"])
 def test_a_function_that_returns_too_little_fails_as_without_corevital(
-    monkeypatch: pytest.MonkeyPatch, family: str, sdpa: Callable[..., Any]
+    monkeypatch: pytest.MonkeyPatch, family: str, whole_passes: int, sdpa: Callable[..., Any]
 ) -> None:
-    def without_weights(*args: Any, **kwargs: Any) -> Any:
-        return sdpa(*args, **kwargs)[:1]
+    calls = [0]
+
+    def without_weights(module: Any, *args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        result = sdpa(module, *args, **kwargs)
+        return result if calls[0] <= whole_passes * per_pass else result[:1]
 
     monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", without_weights)
     model = tiny_model(family)
+    per_pass = sum(1 for name, _ in model.named_modules() if name.endswith("attn"))
     with pytest.raises(ValueError, match="not enough values") as plain:
         model.generate(inputs=tiny_prompt(), max_new_tokens=STEPS)
+    calls[0] = 0
     with pytest.raises(ValueError, match="not enough values") as observed:
         observe(model, inputs=tiny_prompt(), max_new_tokens=STEPS)
     assert str(observed.value) == str(plain.value)

@@ -302,9 +302,9 @@ def test_a_compiled_forward_pass_gives_its_logits_and_says_what_is_missing(in_pl
     arguments = {"do_sample": False, "max_new_tokens": 4}
     _, (expected,) = observe(model, input_ids=tiny_prompt(), **arguments)
     if in_place:
-        model.compile(backend="eager")
+        model.compile(backend="eager", fullgraph=True)
     else:
-        model.forward = torch.compile(model.forward, backend="eager")
+        model.forward = torch.compile(model.forward, backend="eager", fullgraph=True)
     plain = model.generate(tiny_prompt(), **arguments)
     result, (record,) = observe(model, inputs=tiny_prompt(), **arguments)
     assert torch.equal(result, plain)

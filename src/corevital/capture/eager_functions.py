@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from corevital.capture.active import active_run
 from corevital.capture.attention_functions import EAGER_IS_LOOKED_UP, AttentionFunction
@@ -50,7 +50,7 @@ def restore_eager_functions() -> None:
 def _observed(function: AttentionFunction) -> AttentionFunction:
     @functools.wraps(function)
     def attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        run = None if torch.compiler.is_compiling() else active_run.get()
+        run = None if is_dynamo_compiling() else active_run.get()
         called = function if run is None else run.observed_attention(function)
         return called(*args, **kwargs)
 

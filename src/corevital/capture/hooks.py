@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import nn
+from torch.compiler import is_dynamo_compiling
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -18,25 +18,25 @@ from corevital.capture.layers import DecoderLayers, EncoderLayers
 # The hooks are module-level functions without state, so that a model that is copied or pickled
 # while they are installed stays copyable and picklable.
 def _after_layer(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    run = None if torch.compiler.is_compiling() else active_run.get()
+    run = None if is_dynamo_compiling() else active_run.get()
     if run is not None:
         run.layer_returns(module, args, output)
 
 
 def _after_decoder(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    run = None if torch.compiler.is_compiling() else active_run.get()
+    run = None if is_dynamo_compiling() else active_run.get()
     if run is not None:
         run.decoder_returns(output)
 
 
 def _before_encoder(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    run = None if torch.compiler.is_compiling() else active_run.get()
+    run = None if is_dynamo_compiling() else active_run.get()
     if run is not None:
         run.encoder_starts(module, args, kwargs)
 
 
 def _after_encoder(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    run = None if torch.compiler.is_compiling() else active_run.get()
+    run = None if is_dynamo_compiling() else active_run.get()
     if run is not None:
         run.encoder_returns(module, output)
 

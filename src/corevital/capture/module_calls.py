@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from torch.compiler import is_dynamo_compiling
 
 from corevital.capture.active import active_run
 
@@ -24,10 +24,14 @@ def observed_layer_call(call: ModuleCall) -> ModuleCall:
     @functools.wraps(call)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = call(self, *args, **kwargs)
-        if not torch.compiler.is_compiling():
-            run = active_run.get()
-            if run is not None:
+        run = None if is_dynamo_compiling() else active_run.get()
+        if run is not None:
+            # As run.layer_returns would; the call costs more than the rest.
+            put_by = run.layers_put_by
+            if put_by is None:
                 run.layer_returns(self, args, output)
+            elif run.only_layer is None or run.only_layer is self:
+                put_by.append((self, output))
         return output
 
     return __call__
@@ -38,7 +42,7 @@ def observed_model_call(call: ModuleCall) -> ModuleCall:
 
     @functools.wraps(call)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        run = None if torch.compiler.is_compiling() else active_run.get()
+        run = None if is_dynamo_compiling() else active_run.get()
         if run is None:
             return call(self, *args, **kwargs)
         if run.model is self:

@@ -37,6 +37,7 @@ from corevital.capture.masks import padding_mask
 from corevital.capture.plan import CapturePlan
 from corevital.capture.prefill import Prefill
 from corevital.capture.previous_token import middle_layers
+from corevital.capture.put_by import AttentionReturn, PutBy
 from corevital.capture.run_memory import RunMemory
 from corevital.capture.same_prompts import answers_to_each
 from corevital.capture.transfer import PendingCopy
@@ -54,7 +55,7 @@ _CONTINUED: Final = "the prompt continues a cache"
 _AS_IT_IS: Final = nullcontext()
 
 
-class GenerationRun:
+class GenerationRun(PutBy):
     """One call of ``generate``, from its first forward pass to its last token.
 
     Each signal is observed on its own: when observing one fails, the failure is logged once per
@@ -83,6 +84,7 @@ class GenerationRun:
         chunks: ChunkedPrefill | None = None,
         encoder_layers: EncoderLayers | None = None,
     ) -> None:
+        super().__init__()
         stages = pipeline_stages(model)
         if stages > 1:
             # What is found here are the layers of one process, and none of them may be the last.
@@ -112,6 +114,7 @@ class GenerationRun:
         self.encoder = EncoderObserver(encoder_layers, plan) if encoder_layers is not None else None
         self.compiled = is_compiled(model)
         self._divided = is_divided(model)
+        self._heads = decoder_size(model, "num_attention_heads") if self._divided else None
         self.prefill: Prefill | None = None
         self._reading_prompt: Prefill | None = None
         self._cached: Tensor | None = None
@@ -128,10 +131,7 @@ class GenerationRun:
         self._observing_forward = False
         self._token_due = False
         self._inside_attention = False
-        self._puts_by = False
-        self._layers_put_by: list[tuple[nn.Module, tuple[Any, ...], Any]] = []
         self._wrapped: dict[AttentionFunction, AttentionFunction] = {}
-        self._looked_up: tuple[Any, tuple[Any, ...], AttentionFunction] | None = None
         self._not_done: Tensor | None = None
         self._rows_to_stop: Tensor | None = None
         self._pending_check: tuple[PendingCopy, PendingCopy] | None = None
@@ -187,7 +187,8 @@ class GenerationRun:
         """The model's forward pass begins."""
         if self._token_due:
             # A second forward pass before the token of the first: not one of the decoding loop.
-            self._observing_forward = self._puts_by = False
+            self._observing_forward = False
+            self.look_at_once()
             return
         if self._chunks is not None:
             if self.untied is None:
@@ -197,7 +198,8 @@ class GenerationRun:
         self._observing_forward = True
         self._forget_forward()
         # Of a prompt, everything is reduced at once, to let go of it.
-        self._puts_by = self.steps > 0 and self.encoder is None
+        if self.steps > 0 and self.encoder is None and self.layers is not None:
+            self.put_by(None if self._everything else self.layers.layers[-1])
         if self.encoder is None:
             self._rows = self._given_rows(args, kwargs)
         else:
@@ -211,8 +213,7 @@ class GenerationRun:
 
     def _forget_forward(self) -> None:
         self._states.clear()
-        self._layers_put_by.clear()
-        self._looked_up = None
+        self.look_at_once()
 
     def _begin_attention(self, kwargs: dict[str, Any]) -> None:
         append_only = only_appends(kwargs.get("past_key_values"))
@@ -258,10 +259,10 @@ class GenerationRun:
 
     def layer_returns(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A decoder layer returns its hidden states."""
-        if not self._puts_by:
+        if self.layers_put_by is None:
             self._see_layer(module, args, output)
-        elif self._everything or self._layer_position.get(id(module)) == self._last:
-            self._layers_put_by.append((module, args, output))
+        elif self.only_layer in (None, module):
+            self.layers_put_by.append((module, output))
 
     def _see_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._observing_forward:
@@ -339,7 +340,8 @@ class GenerationRun:
         """The decoder returns its last hidden states, after the final norm."""
         if not self._observing_forward:
             return
-        self._see_layers_put_by()
+        if self.layers_put_by is not None:
+            self._see_layers_put_by()
         states = self._hidden_states(output)
         if states is None:
             return
@@ -350,19 +352,20 @@ class GenerationRun:
                 self._observed("prompt", self._reading_prompt.last_layer, self._last, states)
 
     def looked_up_attention(
-        self, lookup: AttentionLookup, interface: Any, asked: tuple[Any, ...]
+        self,
+        lookup: AttentionLookup,
+        interface: Any,
+        asked: tuple[Any, ...],
+        options: dict[str, Any],
     ) -> AttentionFunction:
         """``observed_attention`` of what ``lookup`` finds in ``interface``.
 
-        Every layer asks for the same, and is answered at once after the first of a forward pass.
+        Every layer asks for the same, and after the first of a forward pass the answer is known.
         """
-        if self.encoder is not None or not self._observing_forward:
-            return self.observed_attention(lookup(interface, *asked))
-        known = self._looked_up
-        if known is None or known[0] is not interface or known[1] != asked:
-            function = self.observed_attention(lookup(interface, *asked))
-            known = self._looked_up = interface, asked, function
-        return known[2]
+        function = self.observed_attention(lookup(interface, *asked, **options))
+        if self._observing_forward and self.encoder is None and not options:
+            self.known_attention = interface, asked, function
+        return function
 
     def observed_attention(self, function: AttentionFunction) -> AttentionFunction:
         """``function`` itself, followed by an observation of what it was given."""
@@ -378,17 +381,28 @@ class GenerationRun:
 
     def _wrap(self, function: AttentionFunction) -> AttentionFunction:
         position_inside, last, encoder = self._position_inside, self._last, self.encoder
-        observe = self.attention.observe
-        heads = decoder_size(self.model, "num_attention_heads") if self._divided else None
 
         def attention(
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
         ) -> tuple[Tensor, Tensor | None]:
+            put_by = self.attention_put_by
+            if put_by is not None:
+                if self.only_layer is not None and position_inside.get(id(module)) != last:
+                    return function(module, query, key, value, *args, **kwargs)
+                before = len(put_by)
+                result = function(module, query, key, value, *args, **kwargs)
+                # One attention function calls another: they are one, and the outer one is known.
+                if len(put_by) > before:
+                    del put_by[before:]
+                try:
+                    put_by.append((module, query, key, args, kwargs, result[1]))
+                except Exception as error:
+                    self._fail("attention", error)
+                return result
             position = position_inside.get(id(module))
             wanted = self._everything or position == last
             if position is None:
                 wanted = encoder is not None
-            # One attention function calls another: they are one, and the outer one is known.
             if not wanted or self._inside_attention:
                 return function(module, query, key, value, *args, **kwargs)
             self._inside_attention = True
@@ -396,35 +410,46 @@ class GenerationRun:
                 result = function(module, query, key, value, *args, **kwargs)
             finally:
                 self._inside_attention = False
-            mask = args[0] if args else kwargs.get("attention_mask")
             try:
-                given = (query, key, mask, result[1], kwargs)
-                if self._divided and (is_shard(query) or query.shape[1] != heads):
-                    self._refuse_attention(query.shape[1], heads)
-                elif position is None:
-                    if encoder is not None:
-                        self._other_attention(encoder, module, AttentionCall(-1, *given))
-                elif "attention" not in self.unavailable:
-                    observe(position, *given)
-                    if self._reading_prompt is not None:
-                        call = AttentionCall(position, *given)
-                        self._observed("prompt", self._reading_prompt.attention, call)
+                self._attention_returns(position, (module, query, key, args, kwargs, result[1]))
             except Exception as error:
                 self._fail("attention", error)
             return result
 
         return attention
 
-    def _refuse_attention(self, seen: int, heads: int | None) -> None:
-        reason = f"processes share the model, and this one has {seen} of {heads or 'its'} heads"
+    def _attention_returns(self, position: int | None, returned: AttentionReturn) -> None:
+        """An attention function returns, at a layer's position or outside of the layers."""
+        module, query, key, args, kwargs, weights = returned
+        mask = args[0] if args else kwargs.get("attention_mask")
+        if self._divided and (is_shard(query) or query.shape[1] != self._heads):
+            self._refuse_attention(query.shape[1])
+        elif position is None:
+            if self.encoder is not None:
+                call = AttentionCall(-1, query, key, mask, weights, kwargs)
+                self._other_attention(self.encoder, module, call)
+        elif "attention" not in self.unavailable:
+            self.attention.observe(position, query, key, mask, weights, kwargs)
+            if self._reading_prompt is not None:
+                call = AttentionCall(position, query, key, mask, weights, kwargs)
+                self._observed("prompt", self._reading_prompt.attention, call)
+
+    def _refuse_attention(self, seen: int) -> None:
+        heads = self._heads or "its"
+        reason = f"processes share the model, and this one has {seen} of {heads} heads"
         self.unavailable["attention"] = reason
         if self.encoder is not None:
             self.unavailable |= dict.fromkeys(("cross_attention", ENCODER_ATTENTION), reason)
 
     def _see_layers_put_by(self) -> None:
-        for module, args, output in self._layers_put_by:
-            self._see_layer(module, args, output)
-        self._layers_put_by.clear()
+        layers, self.layers_put_by = self.layers_put_by, []
+        for module, output in layers or ():
+            self._see_layer(module, (), output)
+
+    def _see_attention_put_by(self) -> None:
+        for returned in self.attention_put_by or ():
+            module = returned[0]
+            self._attention_returns(self._position_inside.get(id(module)), returned)
 
     def _other_attention(
         self, encoder: EncoderObserver, module: nn.Module, call: AttentionCall
@@ -445,11 +470,10 @@ class GenerationRun:
         """The model's forward pass ends: the step's rows and states are complete."""
         if not self._observing_forward:
             return
-        if self._puts_by:
-            # Between two layers the caches hold the model's weights: looking at all layers together
-            # takes a fraction of the time of looking at each when it returns.
-            self._puts_by = False
+        if self.layers_put_by is not None:
             self._see_layers_put_by()
+            self._observed("attention", self._see_attention_put_by)
+        self.look_at_once()
         self._observing_forward = False
         self._token_due = True
         if self._divided and is_shard(getattr(output, "logits", None)):
@@ -598,7 +622,7 @@ class GenerationRun:
         if self.untied is not None:
             self._forget()
         self._forget_forward()
-        self._observing_forward = self._puts_by = False
+        self._observing_forward = False
         if self.input_ids is not None:
             self._observed("logits", self._reduce_logits)
         self._observed("hidden", self.hidden.reduce)
