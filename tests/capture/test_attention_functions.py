@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import StoppingCriteria
 from transformers.modeling_utils import AttentionInterface
 
@@ -80,7 +81,7 @@ def test_of_functions_that_call_one_another_the_outer_one_is_seen(
     sdpa: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capture: str, layers: list[int]
 ) -> None:
     seen: list[int] = []
-    see = AttentionReducer.observe
+    see = AttentionReducer.keep_row
 
     def noted(self: AttentionReducer, position: int, *given: Any) -> None:
         seen.append(position)
@@ -90,7 +91,7 @@ def test_of_functions_that_call_one_another_the_outer_one_is_seen(
         asked = ("inner", sdpa) if EAGER_IS_LOOKED_UP else ("inner",)
         return getattr(AttentionInterface(), LOOKUP)(*asked)(*args, **kwargs)
 
-    monkeypatch.setattr(AttentionReducer, "observe", noted)
+    monkeypatch.setattr(AttentionReducer, "keep_row", noted)
     monkeypatch.setitem(AttentionInterface._global_mapping, "inner", sdpa)
     monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", outer)
     observe(
@@ -148,3 +149,22 @@ def test_between_two_forward_passes_a_lookup_finds_the_function_itself(
         min_new_tokens=STEPS,
     )
     assert found == [sdpa] * STEPS
+
+
+def test_what_a_layer_outgrows_is_let_go_before_the_next_layer(
+    sdpa: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[StorageWeakRef] = []
+    alive: list[int] = []
+
+    def noting(module: Any, query: Any, key: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        alive.append(sum(not each.expired() for each in seen))
+        seen.append(StorageWeakRef(key.untyped_storage()))
+        return sdpa(module, query, key, *args, **kwargs)
+
+    layers = 4
+    model = tiny_model("llama", num_hidden_layers=layers)
+    monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", noting)
+    observe(model, inputs=tiny_prompt(), min_new_tokens=STEPS, max_new_tokens=STEPS)
+    # Those of every layer, of which one has been replaced and not yet let go.
+    assert alive == [*range(layers), *[layers] * layers * (STEPS - 1)]

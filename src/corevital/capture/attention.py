@@ -111,20 +111,40 @@ class AttentionReducer:
         options: dict[str, Any],
     ) -> None:
         """Keep what one layer's attention needs for its newest row; as in ``AttentionCall``."""
-        given = query if weights is None else weights
-        if key.requires_grad or given.requires_grad:
+        self.keep_row(position, query, self.keep_keys(position, key), mask, weights, options)
+
+    def keep_keys(self, position: int, key: Tensor) -> int:
+        """Keep one layer's keys ``[B, Hkv, K, D]`` in place of those before, and return ``K``.
+
+        An outgrown cache is let go at once.
+        """
+        if key.requires_grad:
             # Or the application's graph would be kept alive from step to step.
-            key, given = key.detach(), given.detach()
-        queries = query.size(2)
-        # A copy where a view would keep the queries of a whole prompt alive.
-        row = given if queries == 1 else given[:, :, -self._kept :].clone()
+            key = key.detach()
         keys = key.size(2)
         previous = self._keys.get(position)
         if previous is not None and keys != previous.size(2) + self._kept * self._keys_per_step:
             # Not what was appended to: the pending steps can no longer be read from it.
             self.reduce()
-        # The latest keys replace those before, so that an outgrown cache is let go at once.
         self._keys[position] = key
+        return keys
+
+    def keep_row(
+        self,
+        position: int,
+        query: Tensor,
+        keys: int,
+        mask: Any,
+        weights: Tensor | None,
+        options: dict[str, Any],
+    ) -> None:
+        """Keep the newest queries, or weights, of a layer whose keys are kept."""
+        given = query if weights is None else weights
+        if given.requires_grad:
+            given = given.detach()
+        queries = query.size(2)
+        # A copy where a view would keep the queries of a whole prompt alive.
+        row = given if queries == 1 else given[:, :, -self._kept :].clone()
         self._rows.append((position, row, keys, mask, weights is None, options, queries))
 
     def end_step(self, step: int) -> None:

@@ -30,7 +30,7 @@ def observed_layer_call(call: ModuleCall) -> ModuleCall:
             put_by = run.layers_put_by
             if put_by is None:
                 run.layer_returns(self, args, output)
-            elif run.only_layer is None or run.only_layer is self:
+            elif run.everything or run.last_layer is self:
                 put_by.append((self, output))
         return output
 

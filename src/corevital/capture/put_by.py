@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 LayerReturn = tuple[nn.Module, Any]
 """A layer and what it returned."""
 
-AttentionReturn = tuple[nn.Module, Tensor, Tensor, tuple[Any, ...], dict[str, Any], Tensor | None]
-"""A module, its query, key, further arguments and keywords, and the weights that it returned."""
+AttentionReturn = tuple[int, Tensor, int, tuple[Any, ...], dict[str, Any], Tensor | None]
+"""Layer position, query, key count, further arguments, keywords, and the weights returned."""
 
 
 class PutBy:
@@ -24,27 +24,37 @@ class PutBy:
     dictionary would be four lines more for each.
 
     Attributes:
+        everything: whether all layers are observed, or only the last one.
+        last_layer: the last one; ``None`` where no layers are known.
         layers_put_by: what layers returned; ``None`` while each is to be looked at at once.
         attention_put_by: what attention functions were given; ``None`` as above.
-        only_layer: the only one that is put by; ``None`` for all.
         known_attention: an interface, what it was asked for, and the answer to that.
+        inside_attention: whether an attention function is being called.
     """
 
-    __slots__ = ("attention_put_by", "known_attention", "layers_put_by", "only_layer")
+    __slots__ = (
+        "attention_put_by",
+        "everything",
+        "inside_attention",
+        "known_attention",
+        "last_layer",
+        "layers_put_by",
+    )
 
     layers_put_by: list[LayerReturn] | None
     attention_put_by: list[AttentionReturn] | None
-    only_layer: nn.Module | None
     known_attention: tuple[Any, tuple[Any, ...], AttentionFunction] | None
 
-    def __init__(self) -> None:
-        self.only_layer = None
+    def __init__(self, *, everything: bool, last_layer: nn.Module | None) -> None:
+        self.everything = everything
+        self.last_layer = last_layer
+        self.inside_attention = False
         self.look_at_once()
 
-    def put_by(self, only_layer: nn.Module | None) -> None:
-        """Put by what follows, of all layers or only one."""
-        self.layers_put_by, self.attention_put_by = [], []
-        self.only_layer = only_layer
+    def put_by(self, *, attention: bool) -> None:
+        """Put by what layers return from now on, and what attention is given if it is asked for."""
+        self.layers_put_by = []
+        self.attention_put_by = [] if attention else None
 
     def look_at_once(self) -> None:
         """Put nothing by; let go of what was, and of what is known."""

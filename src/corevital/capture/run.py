@@ -37,7 +37,7 @@ from corevital.capture.masks import padding_mask
 from corevital.capture.plan import CapturePlan
 from corevital.capture.prefill import Prefill
 from corevital.capture.previous_token import middle_layers
-from corevital.capture.put_by import AttentionReturn, PutBy
+from corevital.capture.put_by import PutBy
 from corevital.capture.run_memory import RunMemory
 from corevital.capture.same_prompts import answers_to_each
 from corevital.capture.transfer import PendingCopy
@@ -84,11 +84,14 @@ class GenerationRun(PutBy):
         chunks: ChunkedPrefill | None = None,
         encoder_layers: EncoderLayers | None = None,
     ) -> None:
-        super().__init__()
         stages = pipeline_stages(model)
         if stages > 1:
             # What is found here are the layers of one process, and none of them may be the last.
             layers = None
+        super().__init__(
+            everything=plan.mode is CaptureMode.FULL,
+            last_layer=layers.layers[-1] if layers is not None else None,
+        )
         self.model = model
         self.layers = layers
         self.plan = plan
@@ -119,7 +122,6 @@ class GenerationRun(PutBy):
         self._reading_prompt: Prefill | None = None
         self._cached: Tensor | None = None
         self.prompt_mask: Tensor | None = None
-        self._everything = plan.mode is CaptureMode.FULL
         self._last = len(layers.layers) - 1 if layers is not None else -1
         self._layer_position = layers.layer_position if layers is not None else {}
         self._position_inside = layers.position_inside if layers is not None else {}
@@ -130,7 +132,6 @@ class GenerationRun(PutBy):
         self._width = decoder_size(model, "hidden_size")
         self._observing_forward = False
         self._token_due = False
-        self._inside_attention = False
         self._wrapped: dict[AttentionFunction, AttentionFunction] = {}
         self._not_done: Tensor | None = None
         self._rows_to_stop: Tensor | None = None
@@ -198,8 +199,8 @@ class GenerationRun(PutBy):
         self._observing_forward = True
         self._forget_forward()
         # Of a prompt, everything is reduced at once, to let go of it.
-        if self.steps > 0 and self.encoder is None and self.layers is not None:
-            self.put_by(None if self._everything else self.layers.layers[-1])
+        if self.steps > 0 and self.encoder is None:
+            self.put_by(attention=not self._divided)
         if self.encoder is None:
             self._rows = self._given_rows(args, kwargs)
         else:
@@ -261,7 +262,7 @@ class GenerationRun(PutBy):
         """A decoder layer returns its hidden states."""
         if self.layers_put_by is None:
             self._see_layer(module, args, output)
-        elif self.only_layer in (None, module):
+        elif self.everything or self.last_layer is module:
             self.layers_put_by.append((module, output))
 
     def _see_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -270,7 +271,7 @@ class GenerationRun(PutBy):
                 self.encoder.layer_returns(module, args, output, self._observed)
             return
         position = self._layer_position.get(id(module))
-        if position is None or not (self._everything or position == self._last):
+        if position is None or not (self.everything or position == self._last):
             if self.encoder is not None and self.encoder.running:
                 self.encoder.layer_returns(module, args, output, self._observed)
             return
@@ -293,15 +294,17 @@ class GenerationRun(PutBy):
         Some layers keep several residual streams side by side, or have the batch elsewhere; some
         decoders project what their last layer returns to another width.
         """
-        if isinstance(output, tuple | list):
-            output = output[0] if output else None
         if not isinstance(output, Tensor):
-            output = getattr(output, "last_hidden_state", None)
-        if not isinstance(output, Tensor) or output.dim() != 3:
+            if isinstance(output, tuple | list):
+                output = output[0] if output else None
+            if not isinstance(output, Tensor):
+                output = getattr(output, "last_hidden_state", None)
+            if not isinstance(output, Tensor):
+                return None
+        shape = output.shape
+        if len(shape) != 3 or (self._divided and is_shard(output)):
             return None
-        if self._divided and is_shard(output):
-            return None
-        rows, queries, width = output.shape
+        rows, queries, width = shape
         expected = self._rows in (None, rows) and self._width in (None, width)
         return output if expected and self._queries in (None, queries) else None
 
@@ -381,57 +384,55 @@ class GenerationRun(PutBy):
 
     def _wrap(self, function: AttentionFunction) -> AttentionFunction:
         position_inside, last, encoder = self._position_inside, self._last, self.encoder
+        keep_keys = self.attention.keep_keys
 
         def attention(
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
         ) -> tuple[Tensor, Tensor | None]:
-            put_by = self.attention_put_by
-            if put_by is not None:
-                if self.only_layer is not None and position_inside.get(id(module)) != last:
-                    return function(module, query, key, value, *args, **kwargs)
-                before = len(put_by)
-                result = function(module, query, key, value, *args, **kwargs)
-                # One attention function calls another: they are one, and the outer one is known.
-                if len(put_by) > before:
-                    del put_by[before:]
-                try:
-                    put_by.append((module, query, key, args, kwargs, result[1]))
-                except Exception as error:
-                    self._fail("attention", error)
-                return result
             position = position_inside.get(id(module))
-            wanted = self._everything or position == last
+            wanted = self.everything or position == last
             if position is None:
                 wanted = encoder is not None
-            if not wanted or self._inside_attention:
+            # One attention function calls another: they are one, and the outer one is known.
+            if not wanted or self.inside_attention:
                 return function(module, query, key, value, *args, **kwargs)
-            self._inside_attention = True
+            self.inside_attention = True
             try:
                 result = function(module, query, key, value, *args, **kwargs)
             finally:
-                self._inside_attention = False
+                self.inside_attention = False
             try:
-                self._attention_returns(position, (module, query, key, args, kwargs, result[1]))
+                put_by = self.attention_put_by
+                if put_by is None or position is None:
+                    mask = args[0] if args else kwargs.get("attention_mask")
+                    given = (query, key, mask, result[1], kwargs)
+                    self._attention_returns(module, position, given)
+                else:
+                    keys = keep_keys(position, key)
+                    put_by.append((position, query, keys, args, kwargs, result[1]))
             except Exception as error:
                 self._fail("attention", error)
             return result
 
         return attention
 
-    def _attention_returns(self, position: int | None, returned: AttentionReturn) -> None:
+    def _attention_returns(
+        self,
+        module: nn.Module,
+        position: int | None,
+        given: tuple[Tensor, Tensor, Any, Tensor | None, dict[str, Any]],
+    ) -> None:
         """An attention function returns, at a layer's position or outside of the layers."""
-        module, query, key, args, kwargs, weights = returned
-        mask = args[0] if args else kwargs.get("attention_mask")
-        if self._divided and (is_shard(query) or query.shape[1] != self._heads):
-            self._refuse_attention(query.shape[1])
+        heads = given[0].shape[1]
+        if self._divided and (is_shard(given[0]) or heads != self._heads):
+            self._refuse_attention(heads)
         elif position is None:
             if self.encoder is not None:
-                call = AttentionCall(-1, query, key, mask, weights, kwargs)
-                self._other_attention(self.encoder, module, call)
+                self._other_attention(self.encoder, module, AttentionCall(-1, *given))
         elif "attention" not in self.unavailable:
-            self.attention.observe(position, query, key, mask, weights, kwargs)
+            self.attention.observe(position, *given)
             if self._reading_prompt is not None:
-                call = AttentionCall(position, query, key, mask, weights, kwargs)
+                call = AttentionCall(position, *given)
                 self._observed("prompt", self._reading_prompt.attention, call)
 
     def _refuse_attention(self, seen: int) -> None:
@@ -447,9 +448,10 @@ class GenerationRun(PutBy):
             self._see_layer(module, (), output)
 
     def _see_attention_put_by(self) -> None:
-        for returned in self.attention_put_by or ():
-            module = returned[0]
-            self._attention_returns(self._position_inside.get(id(module)), returned)
+        keep_row = self.attention.keep_row
+        for position, query, keys, args, kwargs, weights in self.attention_put_by or ():
+            mask = args[0] if args else kwargs.get("attention_mask")
+            keep_row(position, query, keys, mask, weights, kwargs)
 
     def _other_attention(
         self, encoder: EncoderObserver, module: nn.Module, call: AttentionCall
@@ -459,7 +461,7 @@ class GenerationRun(PutBy):
             encoder.attention_returns(module, call, self._observed)
             return
         position = self._cross_inside.get(id(module))
-        if position is None or not (self._everything or position == self._last):
+        if position is None or not (self.everything or position == self._last):
             return
         if self.steps == 0:
             self._observed("cross_attention", encoder.decoder_attends, call)
@@ -518,7 +520,7 @@ class GenerationRun(PutBy):
         self._reading_prompt = None
         if self.logits.pending and self.logits.full:
             self._observed("logits", self._reduce_logits)
-            if self.plan.escalate is not None and not self._everything:
+            if self.plan.escalate is not None and not self.everything:
                 self._observed("logits", self._consider_escalation)
 
     def _reduce_logits(self) -> None:
@@ -540,7 +542,7 @@ class GenerationRun(PutBy):
         if check is None or not self._arrived(check):
             check = self._pending_check
         if check is not None and self._arrived(check) and self._is_risky(check):
-            self._everything = True
+            self.everything = True
             self.full_from_step = self.steps
 
     @staticmethod
