@@ -9,6 +9,8 @@ TORCH ?= torch==2.13.0
 TRANSFORMERS ?=
 # What of the tests is run, and how.
 PYTEST ?= --cov --cov-report=term
+# Most tests wait for one core; each process has the real model in memory.
+PARALLEL ?= -n auto --maxprocesses 4 --dist worksteal
 
 # The oldest release that is supported, and the tests that depend on the release.
 OLDEST := transformers==4.57.*
@@ -30,7 +32,7 @@ demo: $(VENV)/.demo
 	$(BIN)/corevital run --model "$$model" --prompt '$(PROMPT)' --max-new-tokens 60
 
 test: $(VENV)/.dev
-	$(BIN)/pytest $(PYTEST)
+	$(BIN)/pytest $(PARALLEL) $(PYTEST)
 
 test-oldest:
 	$(MAKE) test TRANSFORMERS='$(OLDEST)' PYTEST='$(OLDEST_TESTS)'

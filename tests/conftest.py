@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-# Both are read when torch and transformers are imported. No test may reach for the Hugging Face
-# Hub. And torch's threads must sleep, not spin, between the many small operations of tiny models,
-# or two processes on one machine slow each other down twentyfold.
+# All are read when torch and transformers are imported. No test may reach for the Hugging Face Hub.
+# And torch's threads must sleep, not spin, between the many small operations of tiny models, or two
+# processes on one machine slow each other down twentyfold; those of several share the cores.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    _share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(_share, 1)))
 
 import pytest
 
