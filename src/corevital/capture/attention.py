@@ -62,6 +62,26 @@ class AttentionReducer:
         heads: number of heads of every layer position seen.
     """
 
+    # As those of ``PutBy``: keys are kept between two layers.
+    __slots__ = (
+        "_append_only",
+        "_blocks",
+        "_continues",
+        "_growth",
+        "_kept",
+        "_keys",
+        "_keys_per_step",
+        "_memory",
+        "_most_steps",
+        "_options",
+        "_queries",
+        "_rows",
+        "_weight_layers",
+        "chunks",
+        "heads",
+        "previous_token",
+    )
+
     def __init__(
         self,
         most_steps: int = MOST_STEPS,
@@ -81,6 +101,7 @@ class AttentionReducer:
         self._queries: dict[tuple[int, ...], Scratch] = {}
         self._append_only = False
         self._kept = 1
+        self._growth = keys_per_step
         self._continues = False
         self.chunks: list[Chunk] = []
         self.previous_token: list[Chunk] = []
@@ -96,6 +117,7 @@ class AttentionReducer:
         """
         self._rows.clear()
         self._kept = positions
+        self._growth = positions * self._keys_per_step
         self._continues = continues
         if append_only != self._append_only:
             self.reduce()
@@ -123,7 +145,7 @@ class AttentionReducer:
             key = key.detach()
         keys = key.size(2)
         previous = self._keys.get(position)
-        if previous is not None and keys != previous.size(2) + self._kept * self._keys_per_step:
+        if previous is not None and keys != previous.size(2) + self._growth:
             # Not what was appended to: the pending steps can no longer be read from it.
             self.reduce()
         self._keys[position] = key
