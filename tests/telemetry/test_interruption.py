@@ -34,9 +34,6 @@ from tests.models import GenerativeModel
 from tests.telemetry.conftest import Instrument
 from tests.telemetry.generating import greedy
 
-# Coverage takes a lock in Python: an exception that strikes there leaves it held for good.
-pytestmark = pytest.mark.no_cover
-
 STRIKES = 60
 PATIENCE = 5.0
 TOKENS = 2
@@ -109,6 +106,20 @@ def swallows(handler: ast.ExceptHandler, names: frozenset[str]) -> bool:
     caught = ast.walk(handler.type) if handler.type else map(ast.Name, names)
     takes = any(isinstance(each, ast.Name) and each.id in names for each in caught)
     return takes and not any(isinstance(each, ast.Raise) for each in ast.walk(handler))
+
+
+@pytest.fixture(autouse=True)
+def untraced() -> Iterator[None]:
+    """Coverage takes a lock in Python: an exception that strikes there leaves it held for good.
+
+    Where tests run in several processes, pytest-cov's own ``no_cover`` ends only one of two traces.
+    """
+    here, in_threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    yield
+    threading.settrace(in_threads)
+    sys.settrace(here)
 
 
 @pytest.fixture
