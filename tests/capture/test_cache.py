@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -60,31 +60,45 @@ def test_attention_is_that_to_the_quantised_keys(backend: str) -> None:
 
 
 @contextmanager
-def pruning(model: GenerativeModel) -> Iterator[None]:
-    """Behind the prompt, half of each key is gone; there are as many keys as before."""
+def altered(model: GenerativeModel, alter: Callable[[Any, int], None]) -> Iterator[None]:
+    """Call ``alter`` with a layer's cache, and its number of queries, behind each attention."""
 
-    def prune(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    def hook(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         cache = kwargs["past_key_values"].layers[module.layer_idx]
-        if kwargs["hidden_states"].shape[1] > 1:
-            kept = torch.arange(cache.keys.shape[-1]) % 2 == 0
-            cache.keys = cache.keys * kept
+        alter(cache, kwargs["hidden_states"].shape[1])
 
     with ExitStack() as stack:
         for layer in model.model.layers:
-            hook = layer.self_attn.register_forward_hook(prune, with_kwargs=True)
-            stack.callback(hook.remove)
+            handle = layer.self_attn.register_forward_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
         yield
 
 
+def prune(cache: Any, queries: int) -> None:
+    """Behind the prompt, half of each key is gone; there are as many keys as before."""
+    if queries > 1:
+        kept = torch.arange(cache.keys.shape[-1]) % 2 == 0
+        cache.keys = cache.keys * kept
+
+
+def forget(cache: Any, queries: int) -> None:
+    """Of every ten keys, the oldest three are forgotten, at whatever step."""
+    if queries == 1 and cache.keys.shape[2] % 10 == 0:
+        cache.keys, cache.values = cache.keys[:, :, 3:], cache.values[:, :, 3:]
+
+
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])
-def test_attention_of_the_prompt_is_that_to_the_keys_before_they_were_pruned(backend: str) -> None:
+@pytest.mark.parametrize("alter", [prune, forget])
+def test_attention_is_that_to_the_keys_before_they_were_altered(
+    alter: Callable[[Any, int], None], backend: str
+) -> None:
     outputs = {"return_dict_in_generate": True, "output_attentions": True}
     eager = tiny_model("llama", attn_implementation="eager")
-    with pruning(eager):
+    with altered(eager, alter):
         expected = eager.generate(tiny_prompt(), **LENGTH, **outputs)
 
     model = tiny_model("llama", attn_implementation=backend)
-    with pruning(model):
+    with altered(model, alter):
         sequences, (record,) = observe(model, inputs=tiny_prompt(), **LENGTH)
 
     assert torch.equal(sequences, expected.sequences)

@@ -60,27 +60,10 @@ class AttentionReducer:
         previous_token: each head's weight on the previous token at the layer positions
             ``weight_layers``: chunks whose statistics are the heads.
         heads: number of heads of every layer position seen.
+        keys: by layer position, the newest keys ``[B, Hkv, K, D]``.
+        expected_keys: K of every layer at this step if its cache is only appended to; ``None``
+            where layers differ, or nothing is known of the step before.
     """
-
-    # As those of ``PutBy``: keys are kept between two layers.
-    __slots__ = (
-        "_append_only",
-        "_blocks",
-        "_continues",
-        "_growth",
-        "_kept",
-        "_keys",
-        "_keys_per_step",
-        "_memory",
-        "_most_steps",
-        "_options",
-        "_queries",
-        "_rows",
-        "_weight_layers",
-        "chunks",
-        "heads",
-        "previous_token",
-    )
 
     def __init__(
         self,
@@ -95,7 +78,7 @@ class AttentionReducer:
         self._weight_layers = weight_layers
         self._rows: list[_Row] = []
         self._options: dict[int, ScoreOptions] = {}
-        self._keys: dict[int, Tensor] = {}
+        self._key_count: int | None = None
         self._blocks: dict[tuple[int, ...], Block] = {}
         self._memory = memory or RunMemory()
         self._queries: dict[tuple[int, ...], Scratch] = {}
@@ -106,6 +89,8 @@ class AttentionReducer:
         self.chunks: list[Chunk] = []
         self.previous_token: list[Chunk] = []
         self.heads: dict[int, int] = {}
+        self.keys: dict[int, Tensor] = {}
+        self.expected_keys: int | None = None
 
     def begin_step(self, *, append_only: bool, positions: int = 1, continues: bool = False) -> None:
         """A forward pass begins.
@@ -122,6 +107,8 @@ class AttentionReducer:
         if append_only != self._append_only:
             self.reduce()
             self._append_only = append_only
+        known, self._key_count = self._key_count, None
+        self.expected_keys = known + self._growth if known is not None and append_only else None
 
     def observe(
         self,
@@ -138,17 +125,15 @@ class AttentionReducer:
     def keep_keys(self, position: int, key: Tensor) -> int:
         """Keep one layer's keys ``[B, Hkv, K, D]`` in place of those before, and return ``K``.
 
-        An outgrown cache is let go at once.
+        An outgrown cache is let go at once. Where K is ``expected_keys``, this only puts them into
+        ``keys``.
         """
-        if key.requires_grad:
-            # Or the application's graph would be kept alive from step to step.
-            key = key.detach()
         keys = key.size(2)
-        previous = self._keys.get(position)
+        previous = self.keys.get(position)
         if previous is not None and keys != previous.size(2) + self._growth:
             # Not what was appended to: the pending steps can no longer be read from it.
             self.reduce()
-        self._keys[position] = key
+        self.keys[position] = key
         return keys
 
     def keep_row(
@@ -163,7 +148,9 @@ class AttentionReducer:
         """Keep the newest queries, or weights, of a layer whose keys are kept."""
         given = query if weights is None else weights
         if given.requires_grad:
+            # Or the application's graph would be kept alive from step to step.
             given = given.detach()
+            self.keys[position] = self.keys[position].detach()
         queries = query.size(2)
         # A copy where a view would keep the queries of a whole prompt alive.
         row = given if queries == 1 else given[:, :, -self._kept :].clone()
@@ -173,7 +160,7 @@ class AttentionReducer:
         """Put the rows of all layers by, to be reduced together with those of other steps."""
         self._put_by(step)
         if not self._append_only:
-            self._keys.clear()
+            self.keys.clear()
 
     def end_steps(self, step: int, accepted: int) -> None:
         """The same for the first ``accepted`` of the positions kept, a step each from ``step`` on.
@@ -188,14 +175,15 @@ class AttentionReducer:
             self._rows = [_row_at(row, place, self._keys_per_step) for row in rows]
             self._put_by(step + place)
         rejected = (kept - accepted) * self._keys_per_step
-        self._keys = {
-            position: key[:, :, : key.shape[2] - rejected] for position, key in self._keys.items()
-        }
+        for position, key in self.keys.items():
+            self.keys[position] = key[:, :, : key.shape[2] - rejected]
         if not self._append_only:
-            self._keys.clear()
+            self.keys.clear()
 
     def _put_by(self, step: int) -> None:
-        for layers in self._grouped():
+        groups = self._grouped()
+        self._key_count = groups[0].key_count if len(groups) == 1 else None
+        for layers in groups:
             positions = tuple(layers.positions)
             block = self._blocks.get(positions)
             if block is not None and not block.continues_with(layers):
@@ -218,7 +206,7 @@ class AttentionReducer:
         """Reduce what is pending, and let go of the keys."""
         self.reduce()
         self._rows.clear()
-        self._keys.clear()
+        self.keys.clear()
 
     def _grouped(self) -> list[StepLayers]:
         """The step's rows, grouped by shape, mask and options."""
@@ -282,7 +270,7 @@ class AttentionReducer:
         concentrations: list[Tensor] = []
         previous_token: list[Tensor] = []
         weighed_positions: list[int] = []
-        for rows in block.weigh(self._keys, mask, self._memory):
+        for rows in block.weigh(self.keys, mask, self._memory):
             entropies.append(rows.entropy)
             concentrations.append(rows.concentration)
             positions = block.positions[rows.places]

@@ -25,6 +25,7 @@ class PutBy:
 
     Attributes:
         everything: whether all layers are observed, or only the last one.
+        expected_keys: as of the ``AttentionReducer``.
         last_layer: the last one; ``None`` where no layers are known.
         layers_put_by: what layers returned; ``None`` while each is to be looked at at once.
         attention_put_by: what attention functions were given; ``None`` as above.
@@ -35,6 +36,7 @@ class PutBy:
     __slots__ = (
         "attention_put_by",
         "everything",
+        "expected_keys",
         "inside_attention",
         "known_attention",
         "last_layer",
@@ -49,6 +51,7 @@ class PutBy:
         self.everything = everything
         self.last_layer = last_layer
         self.inside_attention = False
+        self.expected_keys: int | None = None
         self.look_at_once()
 
     def put_by(self, *, attention: bool) -> None:

@@ -220,6 +220,7 @@ class GenerationRun(PutBy):
         append_only = only_appends(kwargs.get("past_key_values"))
         continues = self._chunks is not None and self.steps == 0
         self.attention.begin_step(append_only=append_only, continues=continues)
+        self.expected_keys = self.attention.expected_keys
 
     def _begin_prompt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.encoder is not None:
@@ -384,7 +385,7 @@ class GenerationRun(PutBy):
 
     def _wrap(self, function: AttentionFunction) -> AttentionFunction:
         position_inside, last, encoder = self._position_inside, self._last, self.encoder
-        keep_keys = self.attention.keep_keys
+        reducer, newest_keys = self.attention, self.attention.keys
 
         def attention(
             module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
@@ -408,7 +409,11 @@ class GenerationRun(PutBy):
                     given = (query, key, mask, result[1], kwargs)
                     self._attention_returns(module, position, given)
                 else:
-                    keys = keep_keys(position, key)
+                    keys = key.size(2)
+                    if keys == self.expected_keys:
+                        newest_keys[position] = key
+                    else:
+                        reducer.keep_keys(position, key)
                     put_by.append((position, query, keys, args, kwargs, result[1]))
             except Exception as error:
                 self._fail("attention", error)
