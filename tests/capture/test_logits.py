@@ -75,6 +75,14 @@ def test_a_logit_that_is_not_finite_makes_every_statistic_nan(bad: float) -> Non
     assert torch.isnan(logit_statistics(logits, torch.tensor([1]), 10)[0]).all()
 
 
+@pytest.mark.parametrize("token", [-100, 20, 2**40])
+def test_what_is_no_token_of_the_vocabulary_has_no_surprisal(token: int) -> None:
+    logits = torch.randn(2, 20)
+    entropy, surprisal, margin, mass = logit_statistics(logits, torch.tensor([3, token]), 10)
+    assert surprisal.isnan().tolist() == [False, True]
+    assert torch.stack((entropy, margin, mass)).isfinite().all()
+
+
 def test_impossible_tokens_have_no_part_in_the_entropy() -> None:
     logits = torch.full((1, 8), float("-inf"))
     logits[0, :4] = 0.0

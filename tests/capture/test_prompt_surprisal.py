@@ -125,3 +125,16 @@ def test_logits_that_the_head_keeps_stay_as_they_are(keeps: bool) -> None:
     torch.testing.assert_close(surprisal.double(), expected.gather(-1, ids[:, 1:, None])[..., 0])
     torch.testing.assert_close(newest, logits[:, -1])
     assert all(torch.equal(each, logits) for each in kept)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["by vocabulary", "whole rows"])
+def test_what_is_no_token_of_the_head_has_no_surprisal(whole: bool) -> None:
+    class Head(nn.Linear):
+        pass
+
+    head = (Head if whole else nn.Linear)(8, 50)
+    states = torch.randn(1, 5, 8)
+    with_others, _ = prompt_surprisal(states, head, torch.tensor([[3, 50, 7, 2**31, 49]]))
+    without, _ = prompt_surprisal(states, head, torch.tensor([[3, 4, 7, 5, 49]]))
+    assert with_others.isnan().tolist() == [[True, False, True, False]]
+    assert torch.equal(with_others[:, 1::2], without[:, 1::2])

@@ -13,7 +13,7 @@ from corevital.capture.chunk import MOST_STEPS
 from tests.capture.agreement import assert_record_equals_outputs, close
 from tests.capture.observe import everything_equal, observe, observing
 from tests.capture.recomputation import logit_columns, prompt_columns
-from tests.models import GenerativeModel, tiny_model, tiny_prompt
+from tests.models import VOCABULARY, GenerativeModel, tiny_model, tiny_prompt
 from tests.smollm2 import LoadedModel
 
 REGISTRY_FAMILIES = ("llama", "gpt2", "qwen2", "qwen3", "phi3", "mixtral")
@@ -210,6 +210,31 @@ def test_a_sequence_that_ends_before_the_others_has_no_steps_of_padding() -> Non
     assert [record.steps for record in records] == ends
     expected = ["stop" if 1 in row else "length" for row in result[:, 12:].tolist()]
     assert [record.finish_reason for record in records] == expected
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_padding_beyond_the_vocabulary_takes_nothing_away(beams: int) -> None:
+    """As of a tokenizer that was given a token of its own for it, and a model that was not."""
+    model, prompts = tiny_model("llama"), tiny_prompt(batch=2)
+    length = prompts.shape[1]
+    free = model.generate(prompts, max_new_tokens=12, eos_token_id=None, num_beams=beams)
+    first, second = free[:, length:].tolist()
+    step = next(
+        step
+        for step in range(2, 11)
+        if first.index(first[step]) == step
+        and second.index(second[step + 1]) == step + 1
+        and not {first[step], second[step + 1]} & {*first[:step], *second[: step + 1]}
+    )
+    arguments = {"max_new_tokens": step + 2, "eos_token_id": [first[step], second[step + 1]]}
+    arguments |= {"num_beams": beams, "pad_token_id": VOCABULARY}
+    result, records = observe(model, inputs=prompts, **arguments)
+    assert VOCABULARY in result
+    for row, record in enumerate(records):
+        assert record.steps == int((result[row, length:] < VOCABULARY).sum())
+        assert record.capture.logits.available
+        assert record.logits is not None
+        assert np.isfinite(record.logits.surprisal).all()
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def logit_statistics(
 
     Returns:
         ``[4, ...]``: entropy (bits), surprisal (bits), p1 - p2, sum of the top-k probabilities.
-        NaN where the logits hold NaN or +inf.
+        NaN where the logits hold NaN or +inf; so is the surprisal of what is no token of theirs.
 
     Entropy and surprisal: Shannon, A Mathematical Theory of Communication (1948).
     """
@@ -48,6 +48,17 @@ def logit_statistics(
 def surprisal(logits: Tensor, log_normalizer: Tensor) -> Tensor:
     """Surprisal, in bits, of tokens with these logits under these distributions."""
     return (log_normalizer - logits).clamp(min=0.0) / LN2
+
+
+def token_logits(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """Logits ``[...]`` of tokens ``[...]`` among ``[..., V]``; NaN where there is none of a token.
+
+    What pads a sequence that has ended may be beyond the vocabulary, and in some models so is what
+    stands for an image in a prompt. To look that up would fail, and leave a GPU unusable.
+    """
+    last = logits.shape[-1] - 1
+    found = logits.gather(-1, token_ids.clamp(0, last).unsqueeze(-1)).squeeze(-1)
+    return torch.where((token_ids >= 0) & (token_ids <= last), found, torch.nan)
 
 
 def distribution_statistics(
@@ -87,8 +98,8 @@ def _sums(logits: Tensor, scratch: Tensor | None) -> _Sums:
 def _statistics(logits: Tensor, sums: _Sums, token_ids: Tensor, top_k: int) -> Tensor:
     """``logit_statistics`` of logits that have been clamped."""
     entropy, margin, mass, log_normalizer = _distribution(logits, sums, top_k)
-    chosen = logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
-    return torch.stack((entropy, surprisal(chosen, log_normalizer), margin, mass))
+    bits = surprisal(token_logits(logits, token_ids), log_normalizer)
+    return torch.stack((entropy, bits, margin, mass))
 
 
 def _distribution(logits: Tensor, sums: _Sums, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

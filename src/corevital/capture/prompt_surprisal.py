@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from corevital.capture.chunk import bytes_together
 from corevital.capture.division import processes
-from corevital.capture.logits import surprisal
+from corevital.capture.logits import surprisal, token_logits
 from corevital.capture.transfer import moved
 
 LOGITS_BYTES: Final = 12 * 2**20
@@ -44,7 +44,8 @@ def prompt_surprisal(states: Tensor, head: nn.Module, token_ids: Tensor) -> tupl
         token_ids: ``[B, P]``.
 
     Returns:
-        Surprisal ``[B, P - 1]`` in bits, and the head's logits ``[B, V]`` at the last position.
+        Surprisal ``[B, P - 1]`` in bits, NaN of what is no token of the head's, and the head's
+        logits ``[B, V]`` at the last position.
     """
     # Of a model on several devices, they are where its first layer is.
     token_ids = moved(token_ids, states.device)
@@ -92,7 +93,8 @@ def _surprisal_by_vocabulary(
     most = bytes_together(states.device) // 8
     together = max(1, min(len(positions), most // _LEAST_VOCABULARY))
     part = max(_LEAST_VOCABULARY, most // together // _FOLD * _FOLD)
-    chosen = torch.zeros(len(positions), dtype=torch.float32, device=states.device)
+    # Of what is no token of the head's, it stays so.
+    chosen = torch.full((len(positions),), torch.nan, dtype=torch.float32, device=states.device)
     newest = torch.empty(batch, vocabulary, dtype=torch.float32, device=states.device)
     sums: list[Tensor] = []
     for first in range(0, vocabulary, part):
@@ -138,7 +140,7 @@ def _surprisal_of_part(states: Tensor, head: nn.Module, predicted: Tensor) -> tu
     newest = logits[:, -1].clone()
     logits = logits[:, : predicted.shape[1]]
     predicted = moved(predicted, logits.device)
-    chosen = logits.gather(-1, predicted.unsqueeze(-1)).squeeze(-1)
+    chosen = token_logits(logits, predicted)
     # Nobody else holds what became float32 here.
     if product.dtype == torch.float32:
         logits = logits.clone()
