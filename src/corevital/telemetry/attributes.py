@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -14,6 +15,7 @@ from corevital.assess.blame import LayerBlame
 from corevital.assess.fingerprint import VERSION as FINGERPRINT_VERSION
 from corevital.assess.loops import Loop, longest_loop
 from corevital.assess.narrative import narrative
+from corevital.assess.observed import mean, observed
 from corevital.assess.uncertainty import Uncertainty
 from corevital.record import (
     AttentionColumns,
@@ -136,7 +138,7 @@ def _collapsed_share(attention: AttentionColumns, without_choice: int = 0) -> fl
     share = attention.collapsed_heads / attention.heads
     seen = np.isfinite(attention.entropy_mean)
     seen[:without_choice] = False
-    return float(share[seen].mean()) if seen.any() else float("nan")
+    return mean(share[seen])
 
 
 def _encoder_attributes(encoder: EncoderSummary) -> Iterator[tuple[str, Value]]:
@@ -246,15 +248,13 @@ def _calibration_attributes(assessment: Assessment) -> Iterator[tuple[str, Value
 def _finite(pairs: Iterator[tuple[str, Value]]) -> Iterator[tuple[str, Value]]:
     """Without numbers that are not finite: what was not observed has no attribute."""
     for name, value in pairs:
-        if not isinstance(value, float) or np.isfinite(value):
+        if not isinstance(value, float) or math.isfinite(value):
             yield name, value
 
 
 def _mean(values: NDArray[np.float32]) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else float("nan")
+    return mean(observed(values))
 
 
 def _largest(values: NDArray[np.float32]) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.max()) if finite.size else float("nan")
+    return float(observed(values).max(initial=-math.inf))
