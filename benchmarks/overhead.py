@@ -59,6 +59,12 @@ class Ratios(NamedTuple):
     ratio: list[float]
     turns: list[tuple[Array, Array]]
 
+    def add(self, plain: float, other: float) -> None:
+        """A pair's milliseconds a token."""
+        self.plain.append(plain)
+        self.other.append(other)
+        self.ratio.append(other / plain)
+
 
 @contextmanager
 def instrumented(mode: str) -> Iterator[None]:
@@ -148,9 +154,7 @@ class Benchmark:
                 )
                 if pair > 0:  # the first pair warms up
                     plain, other = (first + second) / 2
-                    ratios.plain.append(plain.sum() * 1e3 / self.tokens)
-                    ratios.other.append(other.sum() * 1e3 / self.tokens)
-                    ratios.ratio.append(ratios.other[-1] / ratios.plain[-1])
+                    ratios.add(*(side.sum() * 1e3 / self.tokens for side in (plain, other)))
                     ratios.turns.append((plain, other))
         return ratios
 
@@ -182,9 +186,7 @@ class Benchmark:
             if name != EAGER and not torch.equal(observed, expected):
                 raise SystemExit(f"{name}: the tokens differ")
             if pair > 0:  # the first pair warms up
-                ratios.plain.append(plain)
-                ratios.other.append(other)
-                ratios.ratio.append(other / plain)
+                ratios.add(plain, other)
         return ratios
 
 
