@@ -13,7 +13,7 @@ from corevital.capture.chunk import MOST_STEPS
 from tests.capture.agreement import assert_record_equals_outputs, close
 from tests.capture.observe import everything_equal, observe, observing
 from tests.capture.recomputation import logit_columns, prompt_columns
-from tests.models import VOCABULARY, GenerativeModel, tiny_model, tiny_prompt
+from tests.models import LAYERS, VOCABULARY, GenerativeModel, tiny_model, tiny_prompt
 from tests.smollm2 import LoadedModel
 
 REGISTRY_FAMILIES = ("llama", "gpt2", "qwen2", "qwen3", "phi3", "mixtral")
@@ -210,6 +210,22 @@ def test_a_sequence_that_ends_before_the_others_has_no_steps_of_padding() -> Non
     assert [record.steps for record in records] == ends
     expected = ["stop" if 1 in row else "length" for row in result[:, 12:].tolist()]
     assert [record.finish_reason for record in records] == expected
+
+
+def test_a_record_that_is_kept_keeps_no_other_sequences_numbers() -> None:
+    length = {"max_new_tokens": 9, "min_new_tokens": 9, "do_sample": False}
+    _, (record, *_) = observe(tiny_model("llama"), input_ids=tiny_prompt(batch=8), **length)
+    assert record.logits is not None
+    assert record.hidden is not None
+    assert record.attention is not None
+    one = {"entropy": 4 * 9, "mean": 6 * 9 * LAYERS, "entropy_mean": 8 * 9 * LAYERS}
+    for part, (name, numbers) in zip(
+        (record.logits, record.hidden, record.attention), one.items(), strict=True
+    ):
+        memory = getattr(part, name)
+        while isinstance(memory.base, np.ndarray):
+            memory = memory.base
+        assert memory.nbytes == 4 * numbers
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -79,14 +79,14 @@ class RunColumns:
         """Logit columns of one sequence's first ``steps`` steps."""
         if self.logits is None:
             return None
-        return LogitColumns(*self.logits[:, :steps, row])
+        return LogitColumns(*_of_row(self.logits, row, steps))
 
     def hidden_columns(self, row: int, steps: int) -> HiddenColumns | None:
         """Hidden-state columns of one sequence's first ``steps`` steps."""
         if self.hidden is None or self.last_layer_cosine is None:
             return None
         row = int(self.state_rows[row])
-        statistics = self.hidden.values[:, :steps, :, row]
+        statistics = _of_row(self.hidden.values, row, steps)
         mean, std, l2_norm, max_abs, clip_fraction = statistics[:5]
         return HiddenColumns(
             self.hidden.layers,
@@ -123,6 +123,15 @@ class RunColumns:
         return PreviousTokenWeight(self.previous_token.layers, values)
 
 
+def _of_row(values: NDArray[np.float32], row: int, steps: int) -> NDArray[np.float32]:
+    """One row of ``[k, S, ..., B]``, in memory of its own.
+
+    Whoever keeps a record would otherwise keep those of all rows, and whatever is read of it would
+    be as far apart as they are many.
+    """
+    return np.ascontiguousarray(values[:, :steps, ..., row])
+
+
 def _attention_columns(
     attention: LayerColumns,
     heads: NDArray[np.int64],
@@ -130,7 +139,7 @@ def _attention_columns(
     steps: int,
     previous_token_weight: PreviousTokenWeight | None = None,
 ) -> AttentionColumns:
-    statistics = attention.values[:, :steps, :, row]
+    statistics = _of_row(attention.values, row, steps)
     entropy_mean, entropy_min, entropy_max, normalized, largest, smallest = statistics[:6]
     return AttentionColumns(
         attention.layers,
