@@ -73,6 +73,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         from corevital.capture.decoding_loops import LOOPS, observed_loop
         from corevital.capture.eager_functions import restore_eager_functions
         from corevital.capture.module_calls import observed_layer_call, observed_model_call
+        from corevital.capture.run_memory import RunMemory
         from corevital.telemetry.content import ChatPrompts, PromptReader
         from corevital.telemetry.continuous import ContinuousBatching
         from corevital.telemetry.generate import InstrumentedGenerate
@@ -111,7 +112,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             listener,
         )
         processors.ensure_installed()
-        self._undo += [processors.retire, restore_eager_functions]
+        self._undo += [processors.retire, restore_eager_functions, RunMemory.let_go]
         generate = InstrumentedGenerate(GenerationMixin.generate, pipeline)
         for owner, name, wrapped in (
             (GenerationMixin, "generate", _wrapping(generate)),
@@ -137,7 +138,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         self._undo.append(_Patch(owner, name, replace).undo)
 
     def _uninstrument(self, **kwargs: Any) -> None:
-        """Put every patched attribute back and take the span processor out of use."""
+        """Put every patched attribute back, take the span processor out of use, let memory go."""
         for undo in self._undo:
             undo()
         self._undo = []

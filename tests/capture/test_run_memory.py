@@ -11,7 +11,7 @@ import torch
 from corevital.capture import run_memory
 from corevital.capture.chunk import BUFFER_BYTES
 from corevital.capture.run_memory import RunMemory
-from tests.capture.observe import observe
+from tests.capture.observe import observe, observing
 from tests.models import tiny_model, tiny_prompt
 
 CPU = torch.device("cpu")
@@ -83,16 +83,24 @@ def test_what_is_kept_is_bounded() -> None:
 def test_a_record_stays_what_it_was_when_the_next_run_writes() -> None:
     model = tiny_model("llama")
     arguments = {"max_new_tokens": 20, "do_sample": False}
-    _, (record,) = observe(model, inputs=tiny_prompt(), **arguments)
-    (memory,) = run_memory._spare
-    assert record.logits is not None
-    assert record.hidden is not None
-    assert record.attention is not None
-    columns = (record.logits.entropy, record.hidden.l2_norm, record.attention.entropy_mean)
-    before = [column.copy() for column in columns]
-    observe(model, inputs=tiny_prompt(tokens=30), **arguments)
-    assert run_memory._spare == [memory]
+    with observing() as records:
+        model.generate(tiny_prompt(), **arguments)
+        (record,), (memory,) = records, run_memory._spare
+        assert record.logits is not None
+        assert record.hidden is not None
+        assert record.attention is not None
+        columns = (record.logits.entropy, record.hidden.l2_norm, record.attention.entropy_mean)
+        before = [column.copy() for column in columns]
+        model.generate(tiny_prompt(tokens=30), **arguments)
+        assert run_memory._spare == [memory]
     assert all(np.array_equal(a, b) for a, b in zip(columns, before, strict=True))
+
+
+def test_nothing_is_kept_once_uninstrumented() -> None:
+    with observing():
+        tiny_model("llama").generate(tiny_prompt(), max_new_tokens=3, do_sample=False)
+        assert run_memory._spare
+    assert not run_memory._spare
 
 
 def test_a_generation_inside_another_has_memory_of_its_own() -> None:

@@ -37,6 +37,11 @@ class RunMemory:
         except IndexError:
             return cls()
 
+    @staticmethod
+    def let_go() -> None:
+        """Keep nothing for a next run."""
+        _spare.clear()
+
     def for_steps(self) -> Scratch:
         """Memory for steps to wait in, which is nobody else's."""
         if self._taken == len(self._for_steps):
