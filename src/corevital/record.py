@@ -60,7 +60,7 @@ class LogitColumns:
 
     ``entropy`` and ``surprisal`` are in bits; ``margin`` (p1 - p2) and ``top_k_mass`` are
     probabilities. All have shape ``[S]``. Logits are observed at every step or at none, so here NaN
-    means that the logits held NaN or +inf.
+    means that the logits held NaN or +inf; of a surprisal, also that the token is none of theirs.
     """
 
     entropy: Floats
@@ -205,10 +205,11 @@ class SparseAttention:
 class PromptColumns:
     """What the prefill showed; of an encoder-decoder, what the encoder did, without surprisal.
 
-    ``surprisal`` ``[P-1]`` in bits: token ``p+1`` given tokens ``0..p``. ``layer_transformation``
-    ``[L-1]``: 1 - cosine between consecutive layers, mean over tokens. ``basin`` ``[L, H]``:
-    attention on the middle third of the keys divided by attention on the outer thirds
-    (rows of layers with fewer heads are padded with NaN). Any of them may be ``None``.
+    ``surprisal`` ``[P-1]`` in bits: token ``p+1`` given tokens ``0..p``, NaN where the model cannot
+    predict it, as what stands for an image in some prompts. ``layer_transformation`` ``[L-1]``:
+    1 - cosine between consecutive layers, mean over tokens. ``basin`` ``[L, H]``: attention on the
+    middle third of the keys divided by attention on the outer thirds (rows of layers with fewer
+    heads are padded with NaN). Any of them may be ``None``.
     """
 
     surprisal: Floats | None = None
