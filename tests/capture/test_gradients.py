@@ -90,14 +90,17 @@ def test_a_loop_with_gradients_has_the_same_ones_and_its_record(name: str) -> No
             np.testing.assert_allclose(column, same, rtol=1e-4, atol=1e-5)
 
 
-def test_what_a_loop_lets_go_of_for_its_gradients_is_gone() -> None:
+@pytest.mark.parametrize("trained", ["", "layers.1.self_attn.k_proj"], ids=["all", "keys only"])
+def test_what_a_loop_lets_go_of_for_its_gradients_is_gone(trained: str) -> None:
     model = tiny_model("llama", num_hidden_layers=2)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained in name)
     seen: list[StorageWeakRef] = []
     alive: list[bool] = []
 
     def note(module: Any, args: Any, output: Any) -> None:
-        states = output[0] if isinstance(output, tuple) else output
-        seen.append(StorageWeakRef(states.untyped_storage()))
+        # What the product's gradient is computed from.
+        seen.append(StorageWeakRef(args[0].untyped_storage()))
 
     def forgetting_loop(model: Any, input_ids: torch.Tensor, **arguments: Any) -> torch.Tensor:
         with torch.enable_grad():
@@ -114,8 +117,8 @@ def test_what_a_loop_lets_go_of_for_its_gradients_is_gone() -> None:
                 alive.append(not seen[-1].expired())
         return input_ids
 
-    first: Any = model.get_submodule("model.layers.0")
-    handle = first.register_forward_hook(note)
+    keys: Any = model.get_submodule("model.layers.1.self_attn.k_proj")
+    handle = keys.register_forward_hook(note)
     asked = {"custom_generate": forgetting_loop, **LENGTH}
     _, (record,) = observe(model, inputs=tiny_prompt(), **asked)
     handle.remove()

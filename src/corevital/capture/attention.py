@@ -125,9 +125,12 @@ class AttentionReducer:
     def keep_keys(self, position: int, key: Tensor) -> int:
         """Keep one layer's keys ``[B, Hkv, K, D]`` in place of those before, and return ``K``.
 
-        An outgrown cache is let go at once. Where K is ``expected_keys``, this only puts them into
-        ``keys``.
+        An outgrown cache is let go at once. Where K is ``expected_keys``, and no gradient is asked
+        for, this only puts them into ``keys``.
         """
+        if key.requires_grad:
+            # Or the application's graph would be kept alive from step to step.
+            key = key.detach()
         keys = key.size(2)
         previous = self.keys.get(position)
         if previous is not None and keys != previous.size(2) + self._growth:
@@ -148,9 +151,7 @@ class AttentionReducer:
         """Keep the newest queries, or weights, of a layer whose keys are kept."""
         given = query if weights is None else weights
         if given.requires_grad:
-            # Or the application's graph would be kept alive from step to step.
             given = given.detach()
-            self.keys[position] = self.keys[position].detach()
         queries = query.size(2)
         # A copy where a view would keep the queries of a whole prompt alive.
         row = given if queries == 1 else given[:, :, -self._kept :].clone()

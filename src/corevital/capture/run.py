@@ -410,7 +410,7 @@ class GenerationRun(PutBy):
                     self._attention_returns(module, position, given)
                 else:
                     keys = key.size(2)
-                    if keys == self.expected_keys:
+                    if keys == self.expected_keys and not key.requires_grad:
                         newest_keys[position] = key
                     else:
                         reducer.keep_keys(position, key)
