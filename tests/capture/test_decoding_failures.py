@@ -13,8 +13,7 @@ import torch
 
 from corevital.assess.assessment import assess
 from corevital.assess.profile import Profile
-from corevital.capture import attention, hidden, logits
-from corevital.capture import run as runs
+from corevital.capture import attention, hidden, logits, observed_signals
 from corevital.capture.active import active_run
 from tests.capture.observe import observe, observing
 from tests.models import tiny_model, tiny_prompt
@@ -39,9 +38,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def nothing_logged_before() -> Iterator[None]:
-    runs._already_logged.clear()
+    observed_signals._already_logged.clear()
     yield
-    runs._already_logged.clear()
+    observed_signals._already_logged.clear()
 
 
 @pytest.mark.parametrize("place", CASES)

@@ -20,7 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 import corevital
 from corevital import GenerationRecord, Observed
 from corevital.assess.risk_so_far import risk_so_far
-from corevital.capture import run as run_module
+from corevital.capture import observed_signals
 from corevital.capture.criterion import Stopper
 from corevital.capture.run import GenerationRun
 from corevital.capture.transfer import PendingCopy
@@ -430,7 +430,7 @@ class TestNothingElse:
             raise RuntimeError("of the test")
 
         monkeypatch.setattr(InterventionWatch, "_judge", fail)
-        monkeypatch.setattr(run_module, "_already_logged", set())
+        monkeypatch.setattr(observed_signals, "_already_logged", set())
         with (
             observing(intervene="repetition,non_finite") as records,
             caplog.at_level(logging.WARNING),

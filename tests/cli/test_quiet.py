@@ -30,7 +30,9 @@ def test_a_failure_of_our_own_is_one_line(capsys: pytest.CaptureFixture[str]) ->
         try:
             raise ValueError("inside")
         except ValueError:
-            logging.getLogger("corevital.capture.run").warning("no attention", exc_info=True)
+            logging.getLogger("corevital.capture.observed_signals").warning(
+                "no attention", exc_info=True
+            )
 
     assert capsys.readouterr() == ("", "corevital: warning: no attention\n")
 

@@ -20,7 +20,7 @@ from transformers import (
 
 from corevital import CoreVitalSpanProcessor, Observed
 from corevital.assess.assessment import Assessment
-from corevital.capture import run
+from corevital.capture import observed_signals
 from corevital.telemetry.handover import Delivery
 from tests.instrumentation import (
     attributes,
@@ -47,7 +47,7 @@ class Interrupted(Exception):
 @pytest.fixture(autouse=True)
 def own_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each failure is logged once in a process; here, once in a test."""
-    monkeypatch.setattr(run, "_already_logged", set())
+    monkeypatch.setattr(observed_signals, "_already_logged", set())
     caplog.set_level(logging.WARNING, "corevital")
 
 

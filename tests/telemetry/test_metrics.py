@@ -12,6 +12,7 @@ from opentelemetry.metrics import Observation
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, NumberDataPoint
 
 from corevital import Observed, semconv
+from corevital.capture.attention import AttentionReducer
 from corevital.telemetry.metrics import GenerationMetrics
 from tests.instrumentation import attributes, counted, identity, points
 from tests.models import GenerativeModel, tiny_model, tiny_prompt
@@ -235,6 +236,26 @@ def test_the_cost_is_a_part_of_the_time_that_the_caller_waits(
     waited = time.perf_counter() - started
 
     assert 0 < histogram(telemetry, "corevital.capture.duration").sum < waited
+
+
+def test_what_is_reduced_at_the_end_costs_once(
+    model: GenerativeModel,
+    telemetry: Telemetry,
+    instrument: Instrument,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finish = AttentionReducer.finish
+
+    def slow(reducer: AttentionReducer) -> None:
+        time.sleep(0.5)
+        finish(reducer)
+
+    monkeypatch.setattr(AttentionReducer, "finish", slow)
+    instrument()
+    started = time.perf_counter()
+    greedy(model, tiny_prompt())
+    waited = time.perf_counter() - started
+    assert 0.5 < histogram(telemetry, "corevital.capture.duration").sum < waited
 
 
 @pytest.mark.parametrize(("capture", "steps"), [("full", STEPS), ("summary", STEPS), ("off", 0)])

@@ -46,8 +46,7 @@ class AssistedRun(GenerationRun):
         self._kept_logits: Tensor | None = None
         self._ties = Ties()
         if plan.mode is CaptureMode.OFF:
-            off = "capture is off"
-            self.unavailable |= dict.fromkeys(("logits", "hidden", "attention", "prompt"), off)
+            self.signals.end("capture is off", "logits", "hidden", "attention", "prompt")
 
     def _prompt_known(self, length: int) -> None:
         self._length = length
@@ -91,7 +90,7 @@ class AssistedRun(GenerationRun):
             return
         mask = padding_mask(kwargs.get("attention_mask"))
         self.prompt_mask = None if mask is None else mask[:, : self._length]
-        self._observed("prompt", self._begin_prefill, args, kwargs)
+        self.signals.observe("prompt", self._begin_prefill, args, kwargs)
 
     def _prefill_of(self, input_ids: Tensor, kwargs: dict[str, Any]) -> Prefill:
         return Prefill(input_ids, self.prompt_mask, candidates=self._positions - 1)
@@ -103,10 +102,10 @@ class AssistedRun(GenerationRun):
 
     def _add_step(self, output: Any, step: int) -> None:
         """Put everything by until it is known which tokens are accepted."""
-        if "logits" not in self.unavailable:
-            self._observed("logits", self._keep_logits, output)
+        if "logits" not in self.signals.unavailable:
+            self.signals.observe("logits", self._keep_logits, output)
         if self._reading_prompt is not None:
-            self._observed("prompt", self._read_prompt, self._reading_prompt, output)
+            self.signals.observe("prompt", self._read_prompt, self._reading_prompt, output)
             self._reading_prompt = None
 
     def _keep_logits(self, output: Any) -> None:
@@ -136,14 +135,14 @@ class AssistedRun(GenerationRun):
         assert self._given is not None
         newest = input_ids[:, self._length - 1 : self._length - 1 + accepted]
         self._ties.add(self._given[:, :accepted], newest)
-        if "logits" not in self.unavailable:
-            self._observed("logits", self._accept_logits, accepted)
+        if "logits" not in self.signals.unavailable:
+            self.signals.observe("logits", self._accept_logits, accepted)
         if self._states:
-            self._observed("hidden", self._accept_states, accepted, step)
-        if "attention" not in self.unavailable:
-            self._observed("attention", self.attention.end_steps, step, accepted)
+            self.signals.observe("hidden", self._accept_states, accepted, step)
+        if "attention" not in self.signals.unavailable:
+            self.signals.observe("attention", self.attention.end_steps, step, accepted)
         if self.encoder is not None:
-            self._observed("cross_attention", self.cross_attention.end_steps, step, accepted)
+            self.signals.observe("cross_attention", self.cross_attention.end_steps, step, accepted)
 
     def _accept_logits(self, accepted: int) -> None:
         logits, self._kept_logits = self._kept_logits, None

@@ -66,14 +66,14 @@ class BeamRun(GenerationRun):
 
     def _add_step(self, output: Any, step: int) -> None:
         """Take what needs no step before; the rest waits until the rows are known."""
-        if "logits" not in self.unavailable:
-            self._observed("logits", self._keep_logits, output)
-        if "attention" not in self.unavailable:
-            self._observed("attention", self.attention.end_step, step)
+        if "logits" not in self.signals.unavailable:
+            self.signals.observe("logits", self._keep_logits, output)
+        if "attention" not in self.signals.unavailable:
+            self.signals.observe("attention", self.attention.end_step, step)
         if self.encoder is not None:
-            self._observed("cross_attention", self.cross_attention.end_step, step)
+            self.signals.observe("cross_attention", self.cross_attention.end_step, step)
         if self._reading_prompt is not None:
-            self._observed("prompt", self._read_prompt, self._reading_prompt, output)
+            self.signals.observe("prompt", self._read_prompt, self._reading_prompt, output)
             self._reading_prompt = None
 
     def _keep_logits(self, output: Any) -> None:
@@ -92,7 +92,7 @@ class BeamRun(GenerationRun):
         hashes = self._hashes(input_ids)[:, -2:].unflatten(0, (-1, self.beams))
         step = self.steps
         if self._states:
-            self._observed("hidden", self._add_states_of, hashes, step)
+            self.signals.observe("hidden", self._add_states_of, hashes, step)
         self._row_hashes.append(hashes[..., -1])
 
     def _hashes(self, input_ids: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class BeamRun(GenerationRun):
         hashes = self._hashes(input_ids)[:, -2:].unflatten(0, (groups, -1))
         self._candidate_hashes.append(hashes[..., -1])
         if self._logits is not None:
-            self._observed("logits", self._reduce_step, input_ids[:, -1], hashes[..., 0])
+            self.signals.observe("logits", self._reduce_step, input_ids[:, -1], hashes[..., 0])
 
     @unaffected_by_autocast
     def _reduce_step(self, token_ids: Tensor, prefixes: Tensor) -> None:

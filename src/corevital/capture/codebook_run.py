@@ -51,11 +51,11 @@ class CodebookRun(GenerationRun):
         """What the decoder is given has other rows than its layers."""
 
     def _decoder_starts(self, kwargs: dict[str, Any]) -> None:
-        self._observed("cross_attention", self._begin_cross_attention, kwargs)
+        self.signals.observe("cross_attention", self._begin_cross_attention, kwargs)
 
     def _begin_prompt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.encoder is None:
-            self.unavailable.setdefault("prompt", "the prompt is made of codebooks")
+            self.signals.unavailable.setdefault("prompt", "the prompt is made of codebooks")
         else:
             super()._begin_prompt(args, kwargs)
 
@@ -64,8 +64,8 @@ class CodebookRun(GenerationRun):
 
     def token_chosen(self, input_ids: Tensor) -> None:
         """Each codebook has a token more; ``input_ids`` ``[B, prompt + steps]`` ends with it."""
-        if "logits" not in self.unavailable:
-            self._observed("logits", self._add_logits, input_ids.shape[0])
+        if "logits" not in self.signals.unavailable:
+            self.signals.observe("logits", self._add_logits, input_ids.shape[0])
         super().token_chosen(input_ids)
 
     def _add_logits(self, rows: int) -> None:

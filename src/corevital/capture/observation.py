@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -149,7 +148,7 @@ class Observation:
             "hidden": by_risk or Condition.REPETITION in plan.intervention.on,
             "attention": by_risk and plan.needs_layers,
         }
-        self.run.unavailable |= {signal: _OFF for signal in needed if not needed[signal]}
+        self.run.signals.end(_OFF, *(signal for signal in needed if not needed[signal]))
 
     def _watch(self, plan: InterventionPlan) -> InterventionWatch:
         decoding = decoding_of(self._call)
@@ -211,12 +210,12 @@ class Observation:
     @property
     def seconds(self) -> float:
         """Time spent observing."""
-        return self.run.seconds
+        return self.run.signals.seconds
 
     @property
     def failed_signals(self) -> list[str]:
         """The signals whose observation failed."""
-        return self.run.failed_signals
+        return self.run.signals.failed
 
     def token_seconds(self, interval: Interval) -> NDArray[np.float64]:
         """Seconds from the call to each token, ``[S]``."""
@@ -244,12 +243,11 @@ class Observation:
     def _collect(self, interval: Interval, returned: Tensor | None) -> RunColumns | None:
         if not self._collected:
             self._collected = True
-            started = time.perf_counter()
             run = self.run
-            run.settle(returned, interval.end_counter_ns)
-            run.finish()
-            self._columns = collect_beams(run) if isinstance(run, BeamRun) else collect(run)
-            run.seconds += time.perf_counter() - started
+            with run.signals.timed():
+                run.settle(returned, interval.end_counter_ns)
+                run.finish()
+                self._columns = collect_beams(run) if isinstance(run, BeamRun) else collect(run)
         return self._columns
 
     def _record(
@@ -342,7 +340,7 @@ class Observation:
                 "attention", columns is not None and columns.attention is not None
             ),
             prompt=self._captured("prompt", columns is not None and _has_prompt(columns)),
-            failures=len(run.failed_signals),
+            failures=len(run.signals.failed),
             full_from_step=run.full_from_step,
             **self._encoder_report(columns),
             stop_conditions=self._stop_conditions,
@@ -359,7 +357,7 @@ class Observation:
         plan, watch = self._plan.intervention, self.run.watch
         if plan is None:
             return None
-        reason = self._unwatched or self.run.unavailable.get("intervention")
+        reason = self._unwatched or self.run.signals.unavailable.get("intervention")
         if reason is not None or watch is None:
             return reason
         told = [each for each in plan.intervention.on if each in watch.unwatched]
@@ -378,7 +376,7 @@ class Observation:
         return {signal: self._captured(signal, available) for signal, available in seen.items()}
 
     def _captured(self, signal: str, available: bool) -> Captured:
-        reason = self._reason or self._obstacle or self.run.unavailable.get(signal)
+        reason = self._reason or self._obstacle or self.run.signals.unavailable.get(signal)
         if reason is None and available:
             return Captured(True)
         return Captured(False, reason or self._default_reason(signal))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,7 +21,6 @@ from corevital.capture.division import is_divided, is_shard, pipeline_stages
 from corevital.capture.encoder import ATTENTION as ENCODER_ATTENTION
 from corevital.capture.encoder import SIGNALS as ENCODER_SIGNALS
 from corevital.capture.encoder import EncoderObserver
-from corevital.capture.failure import is_own_failure
 from corevital.capture.forward_inputs import (
     cached_positions,
     decoder_ids,
@@ -34,42 +31,33 @@ from corevital.capture.hidden import HiddenReducer
 from corevital.capture.layers import DecoderLayers, EncoderLayers, decoder_size, is_encoder_decoder
 from corevital.capture.logits import LogitsReducer
 from corevital.capture.masks import padding_mask
+from corevital.capture.observed_signals import ObservedSignals
 from corevital.capture.plan import CapturePlan
 from corevital.capture.prefill import Prefill
 from corevital.capture.previous_token import middle_layers
 from corevital.capture.put_by import PutBy
+from corevital.capture.risk_check import RiskCheck
 from corevital.capture.run_memory import RunMemory
 from corevital.capture.same_prompts import answers_to_each
-from corevital.capture.transfer import PendingCopy
 from corevital.capture.unobservable import Unobservable
-from corevital.record import CaptureMode, LogitColumns
+from corevital.record import CaptureMode
 
 if TYPE_CHECKING:
     from corevital.capture.watch import InterventionWatch
 
-_logger: Final = logging.getLogger(__name__)
-_already_logged: set[tuple[str, type[Exception]]] = set()
-
 _ON_RISK_STEPS: Final = 8
 _CONTINUED: Final = "the prompt continues a cache"
-_AS_IT_IS: Final = nullcontext()
 
 
 class GenerationRun(PutBy):
     """One call of ``generate``, from its first forward pass to its last token.
-
-    Each signal is observed on its own: when observing one fails, the failure is logged once per
-    process and counted, that signal ends for this run, and the generation goes on untouched.
 
     Attributes:
         token_times_ns: when each token was known, nanoseconds of ``time.perf_counter_ns``.
         input_ids: ``[B, prompt + S]`` as of the last token; ``None`` before the first.
         prompt_mask: ``[B, P]`` attention mask of the prompt; ``None`` when nothing is masked.
         encoder: what is seen of an encoder-decoder's encoder, ``None`` in a decoder-only model.
-        unavailable: why a signal (``logits``, ``hidden``, ``attention``, ``prompt``, and in an
-            encoder-decoder ``cross_attention`` and those of the encoder) ended or was never begun.
-        failed_signals: the signals whose observation failed.
-        seconds: time spent observing.
+        signals: which signals are observed, why others are not, and the time it takes.
         full_from_step: the step from which an ``on_risk`` run observed everything.
         compiled: whether the inside of the forward pass is out of sight.
         untied: why the forward passes cannot be tied to the tokens; ``None`` when they can.
@@ -97,9 +85,7 @@ class GenerationRun(PutBy):
         self.plan = plan
         self.token_times_ns: list[int] = []
         self.input_ids: Tensor | None = None
-        self.unavailable: dict[str, str] = {}
-        self.failed_signals: list[str] = []
-        self.seconds = 0.0
+        self.signals = ObservedSignals()
         self.full_from_step: int | None = None
         self.untied: str | None = None
         self._chunks = chunks
@@ -135,19 +121,18 @@ class GenerationRun(PutBy):
         self._wrapped: dict[AttentionFunction, AttentionFunction] = {}
         self._not_done: Tensor | None = None
         self._rows_to_stop: Tensor | None = None
-        self._pending_check: tuple[PendingCopy, PendingCopy] | None = None
+        self._risk = None if plan.escalate is None else RiskCheck(plan.escalate)
         if stages > 1:
             reason = f"the layers are divided among {stages} processes"
-            self.unavailable |= dict.fromkeys(("hidden", "attention", "prompt"), reason)
+            self.signals.end(reason, "hidden", "attention", "prompt")
         elif layers is None:
-            self.unavailable["hidden"] = "no decoder layers found"
-            self.unavailable["attention"] = "no decoder layers found"
+            self.signals.end("no decoder layers found", "hidden", "attention")
         elif layers.attention_obstacle is not None:
-            self.unavailable["attention"] = layers.attention_obstacle
-        if self.encoder is not None and "attention" in self.unavailable:
-            self.unavailable["cross_attention"] = self.unavailable["attention"]
+            self.signals.end(layers.attention_obstacle, "attention")
+        if self.encoder is not None and "attention" in self.signals.unavailable:
+            self.signals.end(self.signals.unavailable["attention"], "cross_attention")
         if self.encoder is not None and self.encoder.count == 0:
-            self.unavailable |= dict.fromkeys(ENCODER_SIGNALS, "no encoder layers found")
+            self.signals.end("no encoder layers found", *ENCODER_SIGNALS)
 
     @property
     def steps(self) -> int:
@@ -205,7 +190,7 @@ class GenerationRun(PutBy):
             self._rows = self._given_rows(args, kwargs)
         else:
             self._decoder_starts(kwargs)
-        self._observed("attention", self._begin_attention, kwargs)
+        self.signals.observe("attention", self._begin_attention, kwargs)
         if self.steps == 0:
             self._begin_prompt(args, kwargs)
 
@@ -226,18 +211,18 @@ class GenerationRun(PutBy):
         if self.encoder is not None:
             reason = self.encoder.decoding_starts(kwargs)
             if reason is not None:
-                self.unavailable |= dict.fromkeys(ENCODER_SIGNALS, reason)
+                self.signals.end(reason, *ENCODER_SIGNALS)
         elif self._chunks is not None and not self._chunks.whole:
             self.prompt_mask = self._chunks.mask
-            self.unavailable.setdefault("prompt", "chunked prefill")
+            self.signals.unavailable.setdefault("prompt", "chunked prefill")
         else:
             self.prompt_mask = padding_mask(kwargs.get("attention_mask"))
-            self._observed("prompt", self._begin_prefill, args, kwargs)
+            self.signals.observe("prompt", self._begin_prefill, args, kwargs)
 
     def _decoder_starts(self, kwargs: dict[str, Any]) -> None:
         ids = decoder_ids(kwargs)
         self._rows, self._queries = (None, None) if ids is None else ids.shape
-        self._observed("cross_attention", self._begin_cross_attention, kwargs)
+        self.signals.observe("cross_attention", self._begin_cross_attention, kwargs)
 
     def _begin_cross_attention(self, kwargs: dict[str, Any]) -> None:
         keeps_keys = keeps_cross_attention(kwargs.get("past_key_values"))
@@ -250,7 +235,7 @@ class GenerationRun(PutBy):
         cached = cached_positions(kwargs)
         reason = _prompt_unobservable(input_ids, cached, self.plan)
         if reason is not None:
-            self.unavailable["prompt"] = reason
+            self.signals.end(reason, "prompt")
         elif input_ids is not None:
             self.prefill = self._reading_prompt = self._prefill_of(input_ids, kwargs)
             self._cached = cached if isinstance(cached, Tensor) else None
@@ -269,25 +254,25 @@ class GenerationRun(PutBy):
     def _see_layer(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._observing_forward:
             if self.encoder is not None and self.encoder.running:
-                self.encoder.layer_returns(module, args, output, self._observed)
+                self.encoder.layer_returns(module, args, output, self.signals.observe)
             return
         position = self._layer_position.get(id(module))
         if position is None or not (self.everything or position == self._last):
             if self.encoder is not None and self.encoder.running:
-                self.encoder.layer_returns(module, args, output, self._observed)
+                self.encoder.layer_returns(module, args, output, self.signals.observe)
             return
         if position in self._states:
             # The hook of another run on the same layer.
             return
         states = self._hidden_states(output)
         if states is None:
-            self._observed("hidden", self._must_be_states, output)
+            self.signals.observe("hidden", self._must_be_states, output)
             return
         self._states[position] = states
         if states.shape[1] > 1:
-            self._observed("hidden", self._keep_newest, position)
+            self.signals.observe("hidden", self._keep_newest, position)
             if self._reading_prompt is not None and position != self._last:
-                self._observed("prompt", self._reading_prompt.layer, position, args, states)
+                self.signals.observe("prompt", self._reading_prompt.layer, position, args, states)
 
     def _hidden_states(self, output: Any) -> Tensor | None:
         """``[B, Q, D]`` of what a layer or decoder returns; ``None`` when it is nothing like that.
@@ -315,7 +300,7 @@ class GenerationRun(PutBy):
             return
         if is_shard(states):
             reason = "the hidden states are divided among processes"
-            self.unavailable |= dict.fromkeys(("hidden", "prompt"), reason)
+            self.signals.end(reason, "hidden", "prompt")
             return
         if states.shape[:2] == (self._queries, self._rows):
             raise Unobservable("the layers have the positions before the sequences")
@@ -338,7 +323,7 @@ class GenerationRun(PutBy):
     def encoder_returns(self, module: nn.Module, output: Any) -> None:
         """A model inside the model returns, which may be the encoder."""
         if self.encoder is not None and self.encoder.is_encoder(module):
-            self.encoder.returns(output, self._observed)
+            self.encoder.returns(output, self.signals.observe)
 
     def decoder_returns(self, output: Any) -> None:
         """The decoder returns its last hidden states, after the final norm."""
@@ -351,9 +336,9 @@ class GenerationRun(PutBy):
             return
         self._states[self._last] = states
         if states.shape[1] > 1:
-            self._observed("hidden", self._keep_newest, self._last)
+            self.signals.observe("hidden", self._keep_newest, self._last)
             if self._reading_prompt is not None:
-                self._observed("prompt", self._reading_prompt.last_layer, self._last, states)
+                self.signals.observe("prompt", self._reading_prompt.last_layer, self._last, states)
 
     def looked_up_attention(
         self,
@@ -374,7 +359,7 @@ class GenerationRun(PutBy):
     def observed_attention(self, function: AttentionFunction) -> AttentionFunction:
         """``function`` itself, followed by an observation of what it was given."""
         if self.encoder is None:
-            if not self._observing_forward or "attention" in self.unavailable:
+            if not self._observing_forward or "attention" in self.signals.unavailable:
                 return function
         elif not self._observing_forward and not self.encoder.running:
             return function
@@ -416,7 +401,7 @@ class GenerationRun(PutBy):
                         reducer.keep_keys(position, key)
                     put_by.append((position, query, keys, args, kwargs, result[1]))
             except Exception as error:
-                self._fail("attention", error)
+                self.signals.fail("attention", error)
             return result
 
         return attention
@@ -434,18 +419,18 @@ class GenerationRun(PutBy):
         elif position is None:
             if self.encoder is not None:
                 self._other_attention(self.encoder, module, AttentionCall(-1, *given))
-        elif "attention" not in self.unavailable:
+        elif "attention" not in self.signals.unavailable:
             self.attention.observe(position, *given)
             if self._reading_prompt is not None:
                 call = AttentionCall(position, *given)
-                self._observed("prompt", self._reading_prompt.attention, call)
+                self.signals.observe("prompt", self._reading_prompt.attention, call)
 
     def _refuse_attention(self, seen: int) -> None:
         heads = self._heads or "its"
         reason = f"processes share the model, and this one has {seen} of {heads} heads"
-        self.unavailable["attention"] = reason
+        self.signals.end(reason, "attention")
         if self.encoder is not None:
-            self.unavailable |= dict.fromkeys(("cross_attention", ENCODER_ATTENTION), reason)
+            self.signals.end(reason, "cross_attention", ENCODER_ATTENTION)
 
     def _see_layers_put_by(self) -> None:
         layers, self.layers_put_by = self.layers_put_by, []
@@ -463,15 +448,15 @@ class GenerationRun(PutBy):
     ) -> None:
         """An attention that is no self-attention of the decoder's."""
         if encoder.running:
-            encoder.attention_returns(module, call, self._observed)
+            encoder.attention_returns(module, call, self.signals.observe)
             return
         position = self._cross_inside.get(id(module))
         if position is None or not (self.everything or position == self._last):
             return
         if self.steps == 0:
-            self._observed("cross_attention", encoder.decoder_attends, call)
+            self.signals.observe("cross_attention", encoder.decoder_attends, call)
         call = call._replace(position=position)
-        self._observed("cross_attention", self.cross_attention.observe, *call)
+        self.signals.observe("cross_attention", self.cross_attention.observe, *call)
 
     def forward_returns(self, output: Any) -> None:
         """The model's forward pass ends: the step's rows and states are complete."""
@@ -479,29 +464,29 @@ class GenerationRun(PutBy):
             return
         if self.layers_put_by is not None:
             self._see_layers_put_by()
-            self._observed("attention", self._see_attention_put_by)
+            self.signals.observe("attention", self._see_attention_put_by)
         self.look_at_once()
         self._observing_forward = False
         self._token_due = True
         if self._divided and is_shard(getattr(output, "logits", None)):
             reason = "the logits are divided among processes"
-            self.unavailable |= dict.fromkeys(("logits", "prompt", "intervention"), reason)
+            self.signals.end(reason, "logits", "prompt", "intervention")
         if self.watch is not None:
-            self._observed("intervention", self.watch.see, output)
+            self.signals.observe("intervention", self.watch.see, output)
         self._add_step(output, self.steps)
 
     def _add_step(self, output: Any, step: int) -> None:
         """Take what the forward pass before token ``step`` showed."""
-        if "logits" not in self.unavailable:
-            self._observed("logits", self._keep_logits, output)
+        if "logits" not in self.signals.unavailable:
+            self.signals.observe("logits", self._keep_logits, output)
         if self._states:
-            self._observed("hidden", self._add_states, step)
-        if "attention" not in self.unavailable:
-            self._observed("attention", self.attention.end_step, step)
+            self.signals.observe("hidden", self._add_states, step)
+        if "attention" not in self.signals.unavailable:
+            self.signals.observe("attention", self.attention.end_step, step)
         if self.encoder is not None:
-            self._observed("cross_attention", self.cross_attention.end_step, step)
+            self.signals.observe("cross_attention", self.cross_attention.end_step, step)
         if self._reading_prompt is not None:
-            self._observed("prompt", self._read_prompt, self._reading_prompt, output)
+            self.signals.observe("prompt", self._read_prompt, self._reading_prompt, output)
             self._reading_prompt = None
 
     def _read_prompt(self, prefill: Prefill, output: Any) -> None:
@@ -524,9 +509,9 @@ class GenerationRun(PutBy):
         self._token_due = False
         self._reading_prompt = None
         if self.logits.pending and self.logits.full:
-            self._observed("logits", self._reduce_logits)
-            if self.plan.escalate is not None and not self.everything:
-                self._observed("logits", self._consider_escalation)
+            self.signals.observe("logits", self._reduce_logits)
+            if self._risk is not None and not self.everything:
+                self.signals.observe("logits", self._consider_escalation, self._risk)
 
     def _reduce_logits(self) -> None:
         self.logits.reduce(self._chosen().T)
@@ -536,32 +521,14 @@ class GenerationRun(PutBy):
         assert self.input_ids is not None
         return self.input_ids[:, self.prompt_length + self.logits.reduced :]
 
-    def _consider_escalation(self) -> None:
-        """Look at the values that have reached the host; on an accelerator, those of last time."""
-        check, self._pending_check = self._pending_check, None
+    def _consider_escalation(self, risk: RiskCheck) -> None:
         self.hidden.reduce()
         columns = self.logits.result()
-        if columns is not None and self.hidden.chunks:
-            cosines = torch.cat(self.hidden.last_layer_cosines)
-            self._pending_check = (PendingCopy(columns), PendingCopy(cosines))
-        if check is None or not self._arrived(check):
-            check = self._pending_check
-        if check is not None and self._arrived(check) and self._is_risky(check):
+        assert columns is not None
+        states = self.state_rows(columns.shape[2])
+        if risk.holds(columns, self.hidden.last_layer_cosines, states):
             self.everything = True
             self.full_from_step = self.steps
-
-    @staticmethod
-    def _arrived(check: tuple[PendingCopy, PendingCopy]) -> bool:
-        return check[0].arrived and check[1].arrived
-
-    def _is_risky(self, check: tuple[PendingCopy, PendingCopy]) -> bool:
-        assert self.plan.escalate is not None
-        columns, cosines = check[0].array(), check[1].array()
-        states = self.state_rows(columns.shape[2])
-        return any(
-            self.plan.escalate(LogitColumns(*columns[:, :, row]), cosines[:, state])
-            for row, state in enumerate(states)
-        )
 
     def not_done(self, input_ids: Tensor) -> Tensor:
         """All-False ``[B]``: the answer of a stopping criterion that never stops."""
@@ -575,9 +542,9 @@ class GenerationRun(PutBy):
         self.untied = reason
         self._observing_forward = False
         self._reading_prompt = None
-        self.unavailable |= dict.fromkeys(("logits", "hidden", "attention", "prompt"), reason)
+        self.signals.end(reason, "logits", "hidden", "attention", "prompt")
         if self.encoder is not None:
-            self.unavailable |= dict.fromkeys(("cross_attention", *ENCODER_SIGNALS), reason)
+            self.signals.end(reason, "cross_attention", *ENCODER_SIGNALS)
 
     def settle(self, returned: Tensor | None, end_counter_ns: int) -> None:
         """``generate`` ended.
@@ -589,10 +556,9 @@ class GenerationRun(PutBy):
 
     def rows_to_stop(self, input_ids: Tensor) -> Tensor:
         """Which sequences an intervention stops after this token, boolean ``[B]``."""
-        started, seconds = time.perf_counter(), self.seconds
-        self._observed("intervention", self._decide, input_ids)
-        # What was reduced for the decision is part of it, not to be counted twice.
-        self.seconds = seconds + time.perf_counter() - started
+        # What is reduced for the decision is part of it.
+        with self.signals.timed():
+            self.signals.observe("intervention", self._decide, input_ids)
         rows, self._rows_to_stop = self._rows_to_stop, None
         return self.not_done(input_ids) if rows is None else rows
 
@@ -603,7 +569,7 @@ class GenerationRun(PutBy):
     def finish_watch(self) -> None:
         """Learn of every sequence that was stopped; the generation is over."""
         if self.watch is not None:
-            self._observed("intervention", self.watch.finish)
+            self.signals.observe("intervention", self.watch.finish)
 
     @property
     def certain_prefill(self) -> Prefill | None:
@@ -612,14 +578,14 @@ class GenerationRun(PutBy):
 
     def reduce_states(self) -> None:
         """Reduce the hidden states that are pending, all of steps whose token is known."""
-        self._observed("hidden", self.hidden.reduce)
+        self.signals.observe("hidden", self.hidden.reduce)
 
     def reduce_so_far(self, *, attention: bool) -> None:
         """Reduce what is pending, ``attention`` too if it is wanted."""
-        self._observed("logits", self._reduce_logits)
+        self.signals.observe("logits", self._reduce_logits)
         self.reduce_states()
         if attention:
-            self._observed("attention", self.attention.reduce)
+            self.signals.observe("attention", self.attention.reduce)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -631,18 +597,18 @@ class GenerationRun(PutBy):
         self._forget_forward()
         self._observing_forward = False
         if self.input_ids is not None:
-            self._observed("logits", self._reduce_logits)
-        self._observed("hidden", self.hidden.reduce)
-        self._observed("attention", self.attention.finish)
+            self.signals.observe("logits", self._reduce_logits)
+        self.signals.observe("hidden", self.hidden.reduce)
+        self.signals.observe("attention", self.attention.finish)
         if self.encoder is not None:
-            self._observed("cross_attention", self.cross_attention.finish)
+            self.signals.observe("cross_attention", self.cross_attention.finish)
             self.encoder.release()
         self.finish_watch()
         # It refers to this run: without the cycle, the run's memory is free as soon as it ends.
         self._wrapped.clear()
         if self.prefill is not None:
             self.prefill.release()
-        self._observed("prompt", self._refuse_continued)
+        self.signals.observe("prompt", self._refuse_continued)
         self._memory.give_back()
 
     def _refuse_continued(self) -> None:
@@ -652,14 +618,12 @@ class GenerationRun(PutBy):
 
     def _tie(self, tie: Callable[..., None], *args: Any) -> None:
         """Call ``tie``, without which no token is known to be that of a forward pass."""
-        started, before = time.perf_counter(), self.seconds
-        try:
-            tie(*args)
-        except Exception as error:
-            self._fail("tokens", error)
-            self.untie(self.unavailable["tokens"])
-        # What was observed inside has counted its own time already.
-        self.seconds = before + time.perf_counter() - started
+        with self.signals.timed():
+            try:
+                tie(*args)
+            except Exception as error:
+                self.signals.fail("tokens", error)
+                self.untie(self.signals.unavailable["tokens"])
 
     def _confirm(self) -> None:
         """Untie what turns out not to be tied, now that the device may be waited for."""
@@ -674,32 +638,6 @@ class GenerationRun(PutBy):
         self.prefill = None
         if self.encoder is not None:
             self.encoder.forget()
-
-    def _observed(self, signal: str, observe: Callable[..., None], *args: Any) -> None:
-        """Call ``observe``; its failure ends the signal, never the generation."""
-        if signal in self.unavailable:
-            return
-        started = time.perf_counter()
-        try:
-            # A loop may compute gradients; what is observed has no part in them.
-            with torch.no_grad() if torch.is_grad_enabled() else _AS_IT_IS:
-                observe(*args)
-        except Exception as error:
-            self._fail(signal, error)
-        self.seconds += time.perf_counter() - started
-
-    def _fail(self, signal: str, error: Exception) -> None:
-        """End a signal because observing it failed; raise what was not CoreVital's failure."""
-        if isinstance(error, Unobservable):
-            self.unavailable[signal] = str(error)
-            return
-        if not is_own_failure(error):
-            raise error
-        self.failed_signals.append(signal)
-        self.unavailable[signal] = f"{type(error).__name__}: {error}"[:200]
-        if (signal, type(error)) not in _already_logged:
-            _already_logged.add((signal, type(error)))
-            _logger.warning("Observing %s failed; the generation goes on.", signal, exc_info=error)
 
 
 def _prompt_unobservable(

@@ -252,8 +252,8 @@ class InterventionWatch:
             self.unwatched[Condition.RISK] = _ENCODER
             return None
         run.reduce_so_far(attention=self._plan.needs_layers)
-        if "logits" in run.unavailable:
-            self.unwatched[Condition.RISK] = run.unavailable["logits"]
+        if "logits" in run.signals.unavailable:
+            self.unwatched[Condition.RISK] = run.signals.unavailable["logits"]
             return None
         return Snapshot(run, self._copies, layers=self._plan.needs_layers)
 
