@@ -15,6 +15,8 @@ from corevital.assess.assessment import assess
 from corevital.assess.profile import Profile
 from corevital.capture import attention, hidden, logits, observed_signals
 from corevital.capture.active import active_run
+from corevital.capture.loop_run import LoopRun
+from tests.capture.contrastive_search import uncached_search
 from tests.capture.observe import observe, observing
 from tests.models import tiny_model, tiny_prompt
 
@@ -32,6 +34,8 @@ CASES: dict[str, dict[str, Any]] = {
     "corevital.capture.assisted_run.cached_positions": {"prompt_lookup_num_tokens": 3},
     "corevital.capture.assisted_run.Ties.add": {"prompt_lookup_num_tokens": 3},
     "corevital.capture.run.given_ids": {"custom_generate": loop},
+    "corevital.capture.loop_run.seen_positions": {"custom_generate": loop},
+    "corevital.capture.loop_run.Trial.rows_of": {"custom_generate": uncached_search},
     "corevital.capture.chunked_prefill.cached_positions": {"prefill_chunk_size": 5},
 }
 
@@ -98,6 +102,40 @@ def test_what_fails_at_a_later_step_leaves_a_record_that_can_be_assessed(
         assert columns is None or {len(values) for values in by_step(columns)} == {100}
     assert (record.logits is None) == (signal == "logits")
     assert not assess(record, Profile()).flags.nan_or_inf
+
+
+@pytest.mark.parametrize("signal", ["logits", "hidden", "attention"])
+@pytest.mark.parametrize("at", [1, 4])
+def test_what_fails_while_tokens_are_tried_leaves_the_other_signals(
+    signal: str, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, name = {
+        "logits": (LoopRun, "_keep_tried_logits"),
+        "hidden": (LoopRun, "_add_states"),
+        "attention": (attention, "_rows_of"),
+    }[signal]
+    works = getattr(place, name)
+    calls: list[tuple[Any, ...]] = []
+
+    def broken_later(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) > at:
+            raise RuntimeError("broken")
+        return works(*arguments)
+
+    patched = staticmethod(broken_later) if name == "_keep_tried_logits" else broken_later
+    monkeypatch.setattr(place, name, patched)
+    arguments = {"max_new_tokens": 9, "custom_generate": uncached_search}
+    _, records = observe(tiny_model("llama"), inputs=tiny_prompt(batch=2), **arguments)
+
+    for record in records:
+        assert record.steps == 9
+        assert record.capture.failures == 1
+        for each in ("logits", "hidden", "attention"):
+            reason = "RuntimeError: broken" if each == signal else None
+            assert getattr(record.capture, each).reason == reason
+        for columns in (record.logits, record.hidden, record.attention):
+            assert columns is None or {len(values) for values in by_step(columns)} == {9}
 
 
 def by_step(columns: Any) -> list[Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import GenerationMixin
 
 from corevital import GenerationRecord
+from tests.capture.contrastive_search import encoder_decoder_search
 from tests.capture.forced_encoder_decoder import Forced
 from tests.capture.observe import everything_equal, observe
 from tests.capture.test_encoder_decoder import (
@@ -209,6 +210,28 @@ def of_other_tokens(model: Any, input_ids: Tensor, encoder_outputs: Any, **_: An
     return input_ids.flip(-1)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", TEXT)
+def test_a_custom_loop_that_tries_several_tokens_at_once(family: str, backend: str) -> None:
+    sequences, records = generate(
+        model_of(family, backend),
+        **prompts(family, batch=2),
+        custom_generate=encoder_decoder_search,
+    )
+    assert len(records) == 2
+    assert_forced(family, sequences, records)
+
+
+def looks_again(model: Any, input_ids: Tensor, encoder_outputs: Any, **_: Any) -> Tensor:
+    """Contrastive decoding: against the view of the newest token alone."""
+    for _step in range(4):
+        whole = model(encoder_outputs=encoder_outputs, decoder_input_ids=input_ids).logits
+        newest = model(encoder_outputs=encoder_outputs, decoder_input_ids=input_ids[:, -1:]).logits
+        chosen = (whole[:, -1:] - 0.5 * newest).argmax(-1)
+        input_ids = torch.cat((input_ids, chosen), dim=-1)
+    return input_ids
+
+
 @pytest.mark.parametrize("loop", [library_loop, uncached])
 @pytest.mark.parametrize("family", TEXT)
 def test_a_custom_loop_with_one_forward_pass_for_each_token(family: str, loop: Any) -> None:
@@ -219,7 +242,7 @@ def test_a_custom_loop_with_one_forward_pass_for_each_token(family: str, loop: A
     assert_forced(family, sequences, records)
 
 
-@pytest.mark.parametrize("loop", [positional, of_other_tokens])
+@pytest.mark.parametrize("loop", [positional, of_other_tokens, looks_again])
 def test_a_custom_loop_whose_tokens_are_not_seen_says_so(loop: Any) -> None:
     _, (record,) = generate(model_of("bart"), **prompts("bart"), custom_generate=loop)
     for signal in ("logits", "hidden", "attention", "cross_attention", "encoder_hidden"):

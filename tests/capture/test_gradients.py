@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
+from transformers import DynamicCache
 
 from corevital import GenerationRecord
 from tests.capture.observe import observe
@@ -90,8 +91,9 @@ def test_a_loop_with_gradients_has_the_same_ones_and_its_record(name: str) -> No
             np.testing.assert_allclose(column, same, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("tried", [1, 2], ids=["one token", "tokens tried"])
 @pytest.mark.parametrize("trained", ["", "layers.1.self_attn.k_proj"], ids=["all", "keys only"])
-def test_what_a_loop_lets_go_of_for_its_gradients_is_gone(trained: str) -> None:
+def test_what_a_loop_lets_go_of_for_its_gradients_is_gone(trained: str, tried: int) -> None:
     model = tiny_model("llama", num_hidden_layers=2)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained in name)
@@ -102,19 +104,28 @@ def test_what_a_loop_lets_go_of_for_its_gradients_is_gone(trained: str) -> None:
         # What the product's gradient is computed from.
         seen.append(StorageWeakRef(args[0].untyped_storage()))
 
-    def forgetting_loop(model: Any, input_ids: torch.Tensor, **arguments: Any) -> torch.Tensor:
+    def forgetting_loop(
+        model: Any, input_ids: torch.Tensor, stopping_criteria: Any, **arguments: Any
+    ) -> torch.Tensor:
         with torch.enable_grad():
-            cache, given = None, input_ids
-            for _ in range(STEPS):
+            cache: Any = DynamicCache(config=model.config)
+            given = input_ids
+            for _ in range(STEPS + 1):
                 output = model(input_ids=given, past_key_values=cache, use_cache=True)
                 assert output.logits.requires_grad
-                cache = output.past_key_values
-                given = output.logits[:, -1].argmax(-1, keepdim=True)
+                chosen = output.logits[:1, -1].topk(tried).indices
                 for layer in cache.layers:
                     layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
-                input_ids = torch.cat((input_ids, given), dim=1)
                 del output
                 alive.append(not seen[-1].expired())
+                if len(given) > 1:
+                    input_ids = torch.cat((input_ids, given[:1]), dim=1)
+                    stopping_criteria(input_ids, None)
+                elif tried == 1:
+                    input_ids = torch.cat((input_ids, chosen), dim=1)
+                cache.batch_select_indices(torch.tensor([0]))
+                cache.batch_repeat_interleave(tried)
+                given = chosen.view(tried, 1)
         return input_ids
 
     keys: Any = model.get_submodule("model.layers.1.self_attn.k_proj")
@@ -123,4 +134,5 @@ def test_what_a_loop_lets_go_of_for_its_gradients_is_gone(trained: str) -> None:
     _, (record,) = observe(model, inputs=tiny_prompt(), **asked)
     handle.remove()
     assert record.capture.failures == 0
-    assert alive == [False] * STEPS
+    assert record.observed
+    assert alive == [False] * (STEPS + 1)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import DynamicCache, GenerationMixin
 
 from corevital import GenerationRecord
+from corevital.capture.chunk import MOST_STEPS
+from tests.capture.contrastive_search import cached_search, uncached_search
 from tests.capture.observe import observe, observing
-from tests.capture.teacher_forcing import assert_records_equal_forced
+from tests.capture.teacher_forcing import assert_records_equal_forced, own_length
 from tests.models import tiny_model, tiny_prompt
 
 PROMPT = 12
 TOKENS = 40
+END = 1
 NOT_ONE_EACH = "the custom loop's tokens are not those of one forward pass each"
 
 
@@ -34,9 +39,9 @@ def with_loop(loop: Callable[..., Any], **arguments: Any) -> tuple[Any, list[Gen
     return result, records
 
 
-def uncached(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+def uncached(model: Any, input_ids: torch.Tensor, steps: int = TOKENS, **_: Any) -> torch.Tensor:
     """Greedy, without a cache, and without a look at the stopping criteria."""
-    for _step in range(TOKENS):
+    for _step in range(steps):
         newest = model(input_ids).logits[:, -1:].argmax(-1)
         input_ids = torch.cat((input_ids, newest), dim=-1)
     return input_ids
@@ -86,6 +91,19 @@ def test_a_loop_with_one_forward_pass_for_each_token(loop: Callable[..., Any]) -
         assert record.start_time_ns < times[0] <= times[-1] <= record.end_time_ns
 
 
+@pytest.mark.parametrize("steps", [1, MOST_STEPS - 1, MOST_STEPS, MOST_STEPS + 1])
+@pytest.mark.parametrize("search", [False, True], ids=["one token", "tokens tried"])
+def test_a_loop_of_as_many_steps_as_are_reduced_together(steps: int, *, search: bool) -> None:
+    def loop(model: Any, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        if search:
+            return uncached_search(model, input_ids, **options)
+        return uncached(model, input_ids, steps)
+
+    sequences, records = with_loop(loop, max_new_tokens=steps)
+    assert [record.capture.failures for record in records] == [0, 0]
+    assert_records_equal_forced(records, tiny_model("llama"), sequences, PROMPT)
+
+
 def test_a_forward_pass_too_many_in_the_end() -> None:
     def one_more(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
         for _step in range(5):
@@ -99,14 +117,244 @@ def test_a_forward_pass_too_many_in_the_end() -> None:
     assert_records_equal_forced(records, tiny_model("llama"), sequences, PROMPT)
 
 
-def two_passes(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
-    """Contrastive decoding: against the model's view of the newest token alone."""
-    for _step in range(4):
-        whole = model(input_ids).logits[:, -1].log_softmax(-1)
-        alone = model(input_ids[:, -1:]).logits[:, -1].log_softmax(-1)
-        chosen = (whole - 0.5 * alone).argmax(-1, keepdim=True)
-        input_ids = torch.cat((input_ids, chosen), dim=-1)
+def against(view: Callable[[Any, torch.Tensor], torch.Tensor], steps: int) -> Callable[..., Any]:
+    """Contrastive decoding: against another view of the model's own, logits ``[B, V]``."""
+
+    def loop(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        for _step in range(steps):
+            whole = model(input_ids).logits[:, -1].log_softmax(-1)
+            chosen = (whole - 0.5 * view(model, input_ids).log_softmax(-1)).argmax(-1, keepdim=True)
+            input_ids = torch.cat((input_ids, chosen), dim=-1)
+        return input_ids
+
+    return loop
+
+
+def of_the_newest(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model(input_ids[:, -3:]).logits[:, -1]
+    return logits
+
+
+def two_caches(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+    """Away from what the model would say without the prompt, which has a cache of its own."""
+    given, alone = input_ids, input_ids[:, -2:]
+    caches = DynamicCache(config=model.config), DynamicCache(config=model.config)
+    for _step in range(TOKENS):
+        whole = model(given, past_key_values=caches[0]).logits[:, -1].log_softmax(-1)
+        other = model(alone, past_key_values=caches[1]).logits[:, -1].log_softmax(-1)
+        given = alone = (whole - 0.5 * other).argmax(-1, keepdim=True)
+        input_ids = torch.cat((input_ids, given), dim=-1)
     return input_ids
+
+
+@pytest.mark.parametrize("loop", [against(of_the_newest, steps=TOKENS), two_caches])
+def test_another_look_at_fewer_positions_is_none_of_the_loop(loop: Callable[..., Any]) -> None:
+    sequences, records = with_loop(loop)
+    for row, record in enumerate(records):
+        assert record.steps == own_length(sequences[row, PROMPT:].tolist(), END, TOKENS)
+        assert record.step_time_ns.tolist() == sorted(record.step_time_ns.tolist())
+    assert_records_equal_forced(records, tiny_model("llama"), sequences, PROMPT)
+
+
+@pytest.mark.parametrize("search", [cached_search, uncached_search])
+def test_several_tokens_tried_as_rows_of_one_forward_pass(search: Callable[..., Any]) -> None:
+    sequences, records = with_loop(search)
+    assert [record.steps for record in records] == [TOKENS, TOKENS]
+    assert_records_equal_forced(records, tiny_model("llama"), sequences, PROMPT)
+    for record in records:
+        times = record.step_time_ns.tolist()
+        assert times == sorted(times)
+        assert record.start_time_ns < times[0] <= times[-1] <= record.end_time_ns
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "gpt_oss", "mixtral"])
+@pytest.mark.parametrize("search", [cached_search, uncached_search])
+def test_tokens_tried_by_other_attentions(family: str, search: Callable[..., Any]) -> None:
+    model = tiny_model(family)
+    arguments = {"inputs": tiny_prompt(batch=2), "max_new_tokens": 9, "custom_generate": search}
+    _, records = observe(model, **arguments)
+    sequences, eager = observe(tiny_model(family, attn_implementation="eager"), **arguments)
+    for record, other in zip(records, eager, strict=True):
+        assert record.token_ids.tolist() == other.token_ids.tolist()
+        assert record.attention is not None
+        assert other.attention is not None
+        np.testing.assert_allclose(
+            record.attention.entropy_mean, other.attention.entropy_mean, atol=1e-3
+        )
+    surprisal = forced_surprisal(model, sequences)
+    for row, record in enumerate(records):
+        assert record.logits is not None
+        np.testing.assert_allclose(
+            record.logits.surprisal, surprisal[row, : record.steps], atol=1e-3
+        )
+
+
+def forced_surprisal(model: Any, sequences: torch.Tensor) -> torch.Tensor:
+    """Bits ``[B, S]`` of every generated token of ``sequences`` ``[B, PROMPT + S]``."""
+    with torch.no_grad():
+        logits = model(sequences[:, :-1]).logits[:, PROMPT - 1 :]
+    chosen = sequences[:, PROMPT:, None]
+    return -logits.log_softmax(-1).gather(-1, chosen).squeeze(-1) / math.log(2)
+
+
+def test_tokens_tried_of_padded_prompts() -> None:
+    mask = torch.ones(2, PROMPT, dtype=torch.long)
+    mask[1, :5] = 0
+    sequences, records = with_loop(cached_search, attention_mask=mask, max_new_tokens=9)
+    assert_records_equal_forced(records, tiny_model("llama"), sequences, PROMPT, [0, 5])
+
+
+def test_a_summary_of_tokens_tried() -> None:
+    arguments = {
+        "inputs": tiny_prompt(batch=2),
+        "max_new_tokens": TOKENS,
+        "custom_generate": cached_search,
+    }
+    _, records = observe(tiny_model("llama"), {"capture": "summary"}, **arguments)
+    _, full = observe(tiny_model("llama"), **arguments)
+    for record, other in zip(records, full, strict=True):
+        assert record.hidden is not None
+        assert other.hidden is not None
+        np.testing.assert_allclose(record.hidden.l2_norm[:, 0], other.hidden.l2_norm[:, -1])
+        assert record.attention is not None
+        assert other.attention is not None
+        np.testing.assert_allclose(
+            record.attention.entropy_mean[:, 0], other.attention.entropy_mean[:, -1], rtol=1e-4
+        )
+
+
+def test_everything_from_where_a_token_tried_makes_it_risky() -> None:
+    settings = {"capture": "on_risk", "high_entropy_bits": 0.001}
+    arguments = {
+        "inputs": tiny_prompt(batch=2),
+        "max_new_tokens": TOKENS,
+        "custom_generate": cached_search,
+    }
+    _, records = observe(tiny_model("llama"), settings, **arguments)
+    _, full = observe(tiny_model("llama"), **arguments)
+    for record, other in zip(records, full, strict=True):
+        assert record.capture.failures == 0
+        first = record.capture.full_from_step
+        assert first is not None
+        assert 0 < first < TOKENS
+        assert record.hidden is not None
+        assert other.hidden is not None
+        np.testing.assert_allclose(record.hidden.l2_norm[first:], other.hidden.l2_norm[first:])
+
+
+def test_a_last_token_of_those_tried_that_no_criterion_is_asked_about() -> None:
+    def unasked(model: Any, input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        asked = iter(range(TOKENS))
+
+        def criteria(input_ids: torch.Tensor, scores: Any) -> torch.Tensor:
+            if next(asked) == 4:
+                return torch.tensor([True])
+            done: torch.Tensor = options["stopping_criteria"](input_ids, scores)
+            return done
+
+        return uncached_search(model, input_ids, criteria)
+
+    sequences, records = with_loop(unasked)
+    assert [record.steps for record in records] == [5, 5]
+    assert_records_equal_forced(records, tiny_model("llama"), sequences, PROMPT)
+
+
+def two_equal_passes(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+    """Contrastive decoding against what is left of the text without its first tokens."""
+    mask = torch.ones_like(input_ids)
+    mask[:, :6] = 0
+
+    def masked(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
+        hidden = torch.nn.functional.pad(mask, (0, input_ids.shape[1] - PROMPT), value=1)
+        logits: torch.Tensor = model(input_ids, attention_mask=hidden).logits[:, -1]
+        return logits
+
+    looped: torch.Tensor = against(masked, steps=4)(model, input_ids)
+    return looped
+
+
+def shorter_view_first(steps: int) -> Callable[..., torch.Tensor]:
+    """It is not the forward pass of the token that comes first."""
+
+    def loop(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        for _step in range(steps):
+            alone = of_the_newest(model, input_ids).log_softmax(-1)
+            whole = model(input_ids).logits[:, -1].log_softmax(-1)
+            chosen = (whole - 0.5 * alone).argmax(-1, keepdim=True)
+            input_ids = torch.cat((input_ids, chosen), dim=-1)
+        return input_ids
+
+    return loop
+
+
+def tries_one_by_one(
+    model: Any, input_ids: torch.Tensor, stopping_criteria: Any, **_: Any
+) -> torch.Tensor:
+    """Contrastive search with little memory: a forward pass for each token that is tried."""
+    logits = model(input_ids).logits[:, -1]
+    while True:
+        candidates = logits.topk(2).indices
+        tried = [
+            model(torch.cat((input_ids, candidates[:, at : at + 1]), dim=-1)).logits[:, -1]
+            for at in range(2)
+        ]
+        logits = tried[1]
+        input_ids = torch.cat((input_ids, candidates[:, 1:]), dim=-1)
+        if stopping_criteria(input_ids, None).all():
+            return input_ids
+
+
+def asks_about(
+    asked: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> Callable[..., torch.Tensor]:
+    """Tries two tokens, and asks the criteria about ``asked(input_ids, candidates)``."""
+
+    def loop(model: Any, input_ids: torch.Tensor, stopping_criteria: Any, **_: Any) -> torch.Tensor:
+        logits = model(input_ids).logits[:, -1]
+        for _step in range(4):
+            candidates = logits.topk(2).indices
+            text = input_ids.repeat_interleave(2, 0)
+            tried = model(torch.cat((text, candidates.view(-1, 1)), dim=-1)).logits[:, -1]
+            logits = tried[::2]
+            stopping_criteria(asked(input_ids, candidates), None)
+            input_ids = torch.cat((input_ids, candidates[:, :1]), dim=-1)
+        return input_ids
+
+    return loop
+
+
+def rows_in_another_order(
+    model: Any, input_ids: torch.Tensor, stopping_criteria: Any, **_: Any
+) -> torch.Tensor:
+    """Tries two tokens, the first of all sequences and then the second of all."""
+    logits = model(input_ids).logits[:, -1]
+    for _step in range(4):
+        candidates = logits.topk(2).indices
+        tried = torch.cat((input_ids.repeat(2, 1), candidates.T.reshape(-1, 1)), dim=-1)
+        logits = model(tried).logits[-len(input_ids) :, -1]
+        input_ids = torch.cat((input_ids, candidates[:, 1:]), dim=-1)
+        stopping_criteria(input_ids, None)
+    return input_ids
+
+
+def more_rows_after_asking(
+    model: Any, input_ids: torch.Tensor, stopping_criteria: Any, **_: Any
+) -> torch.Tensor:
+    """Goes on with two of each sequence, behind one token of all."""
+    model(input_ids)
+    for _step in range(4):
+        input_ids = torch.cat((input_ids, torch.full_like(input_ids[:, :1], 7)), dim=-1)
+        stopping_criteria(input_ids, None)
+        input_ids = input_ids.repeat_interleave(2, 0)
+        model(input_ids)
+    return input_ids
+
+
+def tries_again(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+    """The first forward pass fails, and the application catches it."""
+    with pytest.raises(IndexError):
+        model(torch.full_like(input_ids, 10**6))
+    return uncached(model, input_ids)
 
 
 def candidates(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
@@ -145,8 +393,17 @@ def tuples(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("loop", "reason"),
     [
-        (two_passes, NOT_ONE_EACH),
+        (two_equal_passes, NOT_ONE_EACH),
+        (shorter_view_first(steps=4), NOT_ONE_EACH),
+        (shorter_view_first(steps=1), NOT_ONE_EACH),
         (candidates, NOT_ONE_EACH),
+        (tries_one_by_one, NOT_ONE_EACH),
+        (asks_about(lambda input_ids, tried: input_ids), NOT_ONE_EACH),
+        (asks_about(lambda input_ids, tried: tried[:, 1:]), NOT_ONE_EACH),
+        (asks_about(lambda input_ids, tried: tried[:1, :1]), NOT_ONE_EACH),
+        (rows_in_another_order, NOT_ONE_EACH),
+        (more_rows_after_asking, NOT_ONE_EACH),
+        (tries_again, NOT_ONE_EACH),
         (several_at_once, NOT_ONE_EACH),
         (other_tokens, NOT_ONE_EACH),
         (tuples, "the custom loop's forward passes return no logits"),

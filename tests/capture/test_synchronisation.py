@@ -20,6 +20,7 @@ from tests.capture.accelerator import (
     held_to_no_synchronisation,
     pretended_accelerator,
 )
+from tests.capture.contrastive_search import cached_search, encoder_decoder_search
 from tests.capture.observe import observing
 from tests.models import GenerativeModel, tiny_model, tiny_prompt
 from tests.zoo.architectures import Architecture
@@ -63,6 +64,13 @@ def decoding_loop(model: Any, input_ids: Tensor, **_: Any) -> Tensor:
     for _step in range(NEW_TOKENS):
         newest = model(input_ids).logits[:, -1:].argmax(-1)
         input_ids = torch.cat((input_ids, newest), dim=-1)
+    return input_ids
+
+
+def contrastive_loop(model: Any, input_ids: Tensor, **_: Any) -> Tensor:
+    for _step in range(NEW_TOKENS):
+        logits = model(input_ids).logits[:, -1:] - 0.5 * model(input_ids[:, -2:]).logits[:, -1:]
+        input_ids = torch.cat((input_ids, logits.argmax(-1)), dim=-1)
     return input_ids
 
 
@@ -130,11 +138,16 @@ WAYS = {
         prepared=static_cache, arguments={"prefill_chunk_size": 5}
     ),
     "custom loop": Way(arguments={"custom_generate": decoding_loop}),
+    "custom loop that looks again": Way(arguments={"custom_generate": contrastive_loop}),
+    "contrastive search": Way(prepared=left_padded, arguments={"custom_generate": cached_search}),
     "encoder-decoder": Way("bart", prepared=left_padded),
     "encoder-decoder, eager": Way("bart", backend="eager"),
     "encoder-decoder with a position bias": Way("t5", prepared=left_padded),
     "encoder-decoder, prompt lookup": Way("bart", arguments={"prompt_lookup_num_tokens": 3}),
     "encoder-decoder, custom loop": Way("bart", arguments={"custom_generate": library_loop}),
+    "encoder-decoder, contrastive search": Way(
+        "bart", arguments={"custom_generate": encoder_decoder_search}
+    ),
 }
 
 

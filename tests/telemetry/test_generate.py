@@ -417,11 +417,13 @@ def unchanged(model: Any, input_ids: torch.Tensor, **options: Any) -> torch.Tens
 def contrastive(
     model: Any, input_ids: torch.Tensor, generation_config: Any, **options: Any
 ) -> torch.Tensor:
-    """Contrastive decoding in its simplest form: against the model's view of the last token."""
+    """Against what the model makes of the text with its first tokens hidden."""
     for _ in range(generation_config.max_new_tokens):
+        partly = torch.ones_like(input_ids)
+        partly[:, :3] = 0
         with_all = model(input_ids).logits[:, -1].log_softmax(-1)
-        with_one = model(input_ids[:, -1:]).logits[:, -1].log_softmax(-1)
-        chosen = (with_all - 0.5 * with_one).argmax(-1, keepdim=True)
+        with_some = model(input_ids, attention_mask=partly).logits[:, -1].log_softmax(-1)
+        chosen = (with_all - 0.5 * with_some).argmax(-1, keepdim=True)
         input_ids = torch.cat((input_ids, chosen), dim=1)
     return input_ids
 

@@ -135,6 +135,27 @@ def _decoding_loop(model: GenerativeModel, input_ids: Tensor, **kwargs: Any) -> 
     return input_ids
 
 
+def _contrastive_search(subject: Subject) -> Any:
+    _prompt_ids(subject)
+    return subject.generate(custom_generate=_searching_loop)
+
+
+def _searching_loop(
+    model: GenerativeModel, input_ids: Tensor, stopping_criteria: Any, **kwargs: Any
+) -> Tensor:
+    """A user's own loop: tries two tokens at once, without a cache, and keeps the clearer one."""
+    logits = model(input_ids).logits[:, -1]
+    for _ in range(3):
+        tried = logits.topk(2).indices.view(-1, 1)
+        rows = torch.cat((input_ids.repeat_interleave(2, 0), tried), dim=-1)
+        seen = model(rows).logits[:, -1]
+        clearer = seen.amax(-1).view(-1, 2).argmax(-1)
+        kept = torch.arange(0, len(rows), 2) + clearer
+        input_ids, logits = rows[kept], seen[kept]
+        stopping_criteria(input_ids, None)
+    return input_ids
+
+
 def _continued(subject: Subject) -> Any:
     first = subject.generate(1, return_dict_in_generate=True)
     more = first.sequences.new_full((1, 2), 5)
@@ -192,5 +213,6 @@ MODES: Final[Mapping[str, Callable[[Subject], Any]]] = {
     "contrastive": _with(penalty_alpha=0.6, top_k=4),
     "DoLa": _with(dola_layers="low"),
     "own decoding loop": _custom,
+    "contrastive search as a loop": _contrastive_search,
 }
 """What is done with a subject, by the name of the mode."""

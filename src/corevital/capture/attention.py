@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from corevital.capture.chunk import MOST_STEPS, Chunk
 from corevital.capture.previous_token import newest_token_weight, places_within
 from corevital.capture.run_memory import RunMemory
 from corevital.capture.scratch import Scratch
+from corevital.capture.transfer import moved
 from corevital.capture.unobservable import Unobservable
 
 
@@ -46,6 +48,11 @@ def _row_at(rows: _Row, place: int, keys_per_step: int) -> _Row:
     if not needs_scores:
         row = row[..., :keys]
     return position, row, keys, mask, needs_scores, options, queries - behind
+
+
+def _rows_of(chunk: Chunk, rows: Tensor) -> Chunk:
+    statistics = chunk.statistics
+    return replace(chunk, statistics=statistics.index_select(3, moved(rows, statistics.device)))
 
 
 class AttentionReducer:
@@ -86,19 +93,28 @@ class AttentionReducer:
         self._kept = 1
         self._growth = keys_per_step
         self._continues = False
+        self._decided: tuple[int, int] | None = None
         self.chunks: list[Chunk] = []
         self.previous_token: list[Chunk] = []
         self.heads: dict[int, int] = {}
         self.keys: dict[int, Tensor] = {}
         self.expected_keys: int | None = None
 
-    def begin_step(self, *, append_only: bool, positions: int = 1, continues: bool = False) -> None:
+    def begin_step(
+        self,
+        *,
+        append_only: bool,
+        positions: int = 1,
+        continues: bool = False,
+        undecided: bool = False,
+    ) -> None:
         """A forward pass begins.
 
         Args:
             append_only: whether its cache only appends.
             positions: of how many of its newest positions the rows are kept.
             continues: whether several queries see keys of forward passes before.
+            undecided: whether only some of its rows will count, which ``choose_rows`` is told.
         """
         self._rows.clear()
         self._kept = positions
@@ -107,6 +123,8 @@ class AttentionReducer:
         if append_only != self._append_only:
             self.reduce()
             self._append_only = append_only
+        if undecided:
+            self._decided = len(self.chunks), len(self.previous_token)
         known, self._key_count = self._key_count, None
         self.expected_keys = known + self._growth if known is not None and append_only else None
 
@@ -180,6 +198,23 @@ class AttentionReducer:
             self.keys[position] = key[:, :, : key.shape[2] - rejected]
         if not self._append_only:
             self.keys.clear()
+
+    def choose_rows(self, rows: Tensor) -> None:
+        """Of a step whose rows were undecided, keep these ``[B]``."""
+        for chunks, decided in self._all_decided():
+            chunks[decided:] = [_rows_of(chunk, rows) for chunk in chunks[decided:]]
+        self._decided = None
+
+    def forget_undecided(self) -> None:
+        """Forget a step whose rows were undecided and have not been chosen."""
+        for chunks, decided in self._all_decided():
+            del chunks[decided:]
+        self._decided = None
+
+    def _all_decided(self) -> list[tuple[list[Chunk], int]]:
+        """The chunks of either kind, and how many of them have the rows that count."""
+        kinds = (self.chunks, self.previous_token)
+        return [] if self._decided is None else list(zip(kinds, self._decided, strict=True))
 
     def _put_by(self, step: int) -> None:
         groups = self._grouped()

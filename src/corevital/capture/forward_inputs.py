@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
+
+_BESIDE_THE_PAST: Final = frozenset(
+    {
+        "attention_mask",
+        "input_ids",
+        "inputs_embeds",
+        "logits_to_keep",
+        "output_attentions",
+        "output_hidden_states",
+        "past_key_values",
+        "return_dict",
+        "use_cache",
+    }
+)
+"""Arguments that leave no doubt of how many positions a forward pass sees."""
 
 
 def given_ids(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -39,3 +54,19 @@ def cached_positions(kwargs: dict[str, Any]) -> int | Tensor:
     if isinstance(length, Tensor) and length.device.type != "cpu":
         return length.clone()  # the cache counts on in place
     return int(length)
+
+
+def seen_positions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """How many positions a decoder sees in a forward pass, those in its cache too.
+
+    ``None`` where that cannot be told without waiting for a device; or at all, because some other
+    argument may say what came before, as the state of a model without attention does.
+    """
+    given = kwargs.get("input_ids", args[0] if args else kwargs.get("inputs_embeds"))
+    others = {name for name, value in kwargs.items() if value is not None} - _BESIDE_THE_PAST
+    cache = kwargs.get("past_key_values")
+    countable = cache is None or hasattr(cache, "get_seq_length")
+    if not isinstance(given, Tensor) or given.dim() < 2 or args[1:] or others or not countable:
+        return None
+    cached = cached_positions(kwargs)
+    return None if isinstance(cached, Tensor) else cached + given.shape[1]

@@ -8,10 +8,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from corevital.capture.forward_inputs import seen_positions
 from corevital.capture.layers import DecoderLayers, EncoderLayers
 from corevital.capture.plan import CapturePlan
 from corevital.capture.run import GenerationRun
 from corevital.capture.ties import Ties
+from corevital.capture.trial import Trial
 from corevital.capture.unobservable import Unobservable
 
 _NO_FORWARD: Final = "the custom loop did not run the model itself"
@@ -22,11 +24,19 @@ _OTHER_FORWARDS: Final = "the custom loop's tokens are not those of one forward 
 class LoopRun(GenerationRun):
     """One call of ``generate`` with ``custom_generate``.
 
-    Nothing is known of such a loop but its forward passes and what it returns. It is observed if it
-    made one forward pass for each token, in order, over the same rows: each was given, as its
-    newest token, the one that the returned sequences have before the token in question. The time
-    of a token is when the stopping criteria were asked about it, if they were; else when the
-    next forward pass began, or the loop ended.
+    Nothing is known of such a loop but its forward passes, what it asks its stopping criteria, and
+    what it returns. It is observed if it made one forward pass for each token, in order, over the
+    same rows: each was given, as its newest token, the one that the returned sequences have before
+    the token in question. The time of a token is when the stopping criteria were asked about it, if
+    they were; else when the next forward pass began, or the loop ended.
+
+    A forward pass may also try several tokens of each sequence, in a row each. The one that the
+    stopping criteria are then asked about is the one that counts, and its row shows what is behind
+    it. Contrastive search: Su et al., A Contrastive Framework for Neural Text Generation (2022).
+
+    Another look for a token whose forward pass was there already is none of the loop's: it sees
+    fewer positions, and not through the same cache. Contrastive decoding: Li et al., Contrastive
+    Decoding: Open-ended Text Generation as Optimization (2023).
     """
 
     def __init__(
@@ -39,17 +49,33 @@ class LoopRun(GenerationRun):
     ) -> None:
         super().__init__(model, layers, plan, encoder_layers=encoder_layers)
         self._prompt_length = prompt_length
+        self._sequences: int | None = None
         self._given: list[Tensor | None] = []
         self._tokens: list[Tensor] = []
         self._asked_ns: int | None = None
+        self._trial: Trial | None = None
+        self._ties = Ties()
+        self._seen: int | None = None
+        self._cache: int | None = None
+        self._looks_again = False
+        self._looked_again = False
         self._returned: Tensor | None = None
         self._end_ns = 0
 
+    @property
+    def next_step(self) -> int:
+        """The step of the token that the forward pass of now, or the next one, predicts."""
+        return self.steps if self._trial is None else self.steps + 1
+
     def forward_starts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The next forward pass begins, so the token of the one before is known."""
+        """The next forward pass begins, so the token of the one before is known, or being tried."""
+        self._looks_again = False
         if self.untied is None:
             self._tie(self._keep_given, args, kwargs)
-        if self.untied is None:
+        if self._looks_again:
+            self._observing_forward = False
+            self.look_at_once()
+        elif self.untied is None:
             super().forward_starts(args, kwargs)
 
     def _keep_given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -58,13 +84,49 @@ class LoopRun(GenerationRun):
         newest = None if ids is None or ids.dim() != 2 else ids[:, -1:].clone()
         if newest is None and (self._given or kwargs.get("inputs_embeds") is None):
             raise Unobservable(_OTHER_FORWARDS)
+        seen = None if self.encoder is not None else seen_positions(args, kwargs)
+        cache = kwargs.get("past_key_values")
         if self._token_due and newest is not None:
-            if newest.shape[0] != self._rows:
-                raise Unobservable(_OTHER_FORWARDS)
-            self._chose(newest, time.perf_counter_ns())
-        elif self._prompt_length is None and ids is not None:
+            if self._asked_ns is None and self._sees_less(seen, cache):
+                self._looks_again = self._looked_again = True
+                return
+            self._token_given(newest)
+        elif self._given:
+            raise Unobservable(_OTHER_FORWARDS)
+        else:
+            self._loop_begins_with(args, kwargs)
+        self._seen, self._cache = seen, None if cache is None else id(cache)
+        if self._trial is None:
+            self._given.append(newest)
+
+    def _loop_begins_with(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = self._given_ids(args, kwargs)
+        if self._prompt_length is None and ids is not None:
             self._prompt_length = ids.shape[1]
-        self._given.append(newest)
+        self._sequences = self._given_rows(args, kwargs) if ids is None else ids.shape[0]
+
+    def _sees_less(self, seen: int | None, cache: Any) -> bool:
+        """Whether a forward pass sees fewer positions than the one before, and by other means."""
+        if seen is None or self._seen is None or seen >= self._seen:
+            return False
+        return cache is None or id(cache) != self._cache
+
+    def _token_given(self, newest: Tensor) -> None:
+        """The token after the forward pass before is that of ``newest`` ``[B, 1]``, or one of it.
+
+        Raises:
+            Unobservable: they are not of the rows that they should be of.
+        """
+        rows, sequences = newest.shape[0], self._sequences
+        if self._trial is not None or not sequences or rows == 0 or rows % sequences:
+            raise Unobservable(_OTHER_FORWARDS)
+        if rows == sequences:
+            self._chose(newest, time.perf_counter_ns())
+        elif self._asked_ns is None:
+            self._trial = Trial(newest, sequences)
+            self._token_due = False
+        else:
+            raise Unobservable(_OTHER_FORWARDS)
 
     def _chose(self, token_ids: Tensor, now_ns: int) -> None:
         """Tokens ``[B, 1]`` that seem to be those after the forward pass before."""
@@ -73,8 +135,9 @@ class LoopRun(GenerationRun):
         self._tokens.append(token_ids)
         self._token_known(token_ids)
 
-    def _reduce_logits(self) -> None:
-        self.logits.reduce(torch.cat(self._tokens[self.logits.reduced :], dim=1).T)
+    def _chosen(self) -> Tensor:
+        none = self._tokens[0][:, :0]
+        return torch.cat((none, *self._tokens[self.logits.reduced :]), dim=1)
 
     def forward_returns(self, output: Any) -> None:
         """The forward pass ends, perhaps with something else than logits."""
@@ -87,6 +150,66 @@ class LoopRun(GenerationRun):
         """The loop asks its stopping criteria, if it does, about a token that it has chosen."""
         if self._token_due:
             self._asked_ns = time.perf_counter_ns()
+            if self._trial is not None:
+                self._tie(self._token_tried, self._trial, input_ids)
+
+    def _token_tried(self, trial: Trial, input_ids: Tensor) -> None:
+        """Of the tokens that were tried, it is the last of ``input_ids`` ``[B, prompt + steps]``.
+
+        Raises:
+            Unobservable: it is not asked about a token of each sequence.
+        """
+        if input_ids.shape[0] != self._sequences:
+            raise Unobservable(_OTHER_FORWARDS)
+        chosen = input_ids[:, -1:]
+        rows = trial.rows_of(chosen)
+        tokens = trial.tokens_of(rows)
+        self._ties.add(tokens, chosen)
+        step = self.next_step
+        self._given.append(tokens)
+        self._chose(tokens, time.perf_counter_ns())
+        self._trial, self._states = None, trial.states_of(rows)
+        if trial.logits is not None:
+            self.signals.observe("logits", self._add_logits, trial.logits_of(rows))
+        if self._states:
+            self.signals.observe("hidden", self._add_states, step)
+        self.signals.observe("attention", self.attention.choose_rows, rows)
+        self.signals.observe("cross_attention", self.cross_attention.choose_rows, rows)
+        self._token_due = True
+
+    def _begin_attention(self, kwargs: dict[str, Any]) -> None:
+        if self._trial is None:
+            super()._begin_attention(kwargs)
+        else:
+            # Reduced at once, because the rows of the cache will change.
+            self.attention.begin_step(append_only=False, undecided=True)
+
+    def _begin_cross_attention(self, kwargs: dict[str, Any]) -> None:
+        if self._trial is None:
+            super()._begin_cross_attention(kwargs)
+        else:
+            self.cross_attention.begin_step(append_only=False, undecided=True)
+
+    def _add_step(self, output: Any, step: int) -> None:
+        """Take what the forward pass showed; of a trial, until it is known which rows count."""
+        if self._trial is None:
+            super()._add_step(output, step)
+            return
+        self.signals.observe("logits", self._keep_tried_logits, self._trial, output)
+        # Or the application's graph would be kept alive until the next token.
+        self._trial.states = {place: state.detach() for place, state in self._states.items()}
+        self._states.clear()
+        self.signals.observe("attention", self.attention.end_step, step)
+        if self.encoder is not None:
+            self.signals.observe("cross_attention", self.cross_attention.end_step, step)
+
+    @staticmethod
+    def _keep_tried_logits(trial: Trial, output: Any) -> None:
+        # A copy, because logits processors write into what the model returned.
+        trial.logits = output.logits[:, -1:].clone()
+
+    def _add_logits(self, logits: Tensor) -> None:
+        self.logits.add(logits)
 
     def settle(self, returned: Tensor | None, end_counter_ns: int) -> None:
         """Keep the sequences, which tell whether the forward passes were those of their tokens."""
@@ -95,7 +218,15 @@ class LoopRun(GenerationRun):
     def untie(self, reason: str) -> None:
         """Observe nothing any more: what was seen are not known to be tokens of a sequence."""
         super().untie(reason)
+        self._trial = None
         self.input_ids = None
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Reduce what is pending; forget what belongs to a step without a token, or of no row."""
+        super().finish()
+        self.attention.forget_undecided()
+        self.cross_attention.forget_undecided()
 
     def _confirm(self) -> None:
         reason = self._mismatch(self._returned, self._end_ns)
@@ -109,16 +240,17 @@ class LoopRun(GenerationRun):
         if returned is None or prompt is None or returned.shape[1] <= prompt:
             return _NO_SEQUENCES
         steps = returned.shape[1] - prompt
-        # One forward pass more may have been for a token that was not kept.
-        if returned.shape[0] != self._rows or len(self._given) - steps not in (0, 1):
+        # One forward pass more may have been for a token that was not kept; but where others were
+        # left out, it may be that the first was not the one to observe.
+        one_more = 0 if self._looked_again else 1
+        if returned.shape[0] != self._sequences or not 0 <= len(self._given) - steps <= one_more:
             return _OTHER_FORWARDS
         if self.steps < steps:
             self._chose(returned[:, -1:], end_counter_ns)
-        ties = Ties()
-        for place, given in enumerate(self._given[:steps], prompt - 1):
+        for place, given in enumerate(self._given, prompt - 1):
             if given is not None:
-                ties.add(given, returned[:, place : place + 1])
-        if not ties.hold():
+                self._ties.add(given, returned[:, place : place + 1])
+        if not self._ties.hold():
             return _OTHER_FORWARDS
         self.input_ids = returned
         return None

@@ -140,6 +140,11 @@ class GenerationRun(PutBy):
         return len(self.token_times_ns)
 
     @property
+    def next_step(self) -> int:
+        """The step of the token that the forward pass of now, or the next one, predicts."""
+        return self.steps
+
+    @property
     def prompt_length(self) -> int:
         """Positions of ``input_ids`` before the first generated token."""
         return 0 if self.input_ids is None else int(self.input_ids.shape[1]) - self.steps
@@ -184,14 +189,14 @@ class GenerationRun(PutBy):
         self._observing_forward = True
         self._forget_forward()
         # Of a prompt, everything is reduced at once, to let go of it.
-        if self.steps > 0 and self.encoder is None:
+        if self.next_step > 0 and self.encoder is None:
             self.put_by(attention=not self._divided)
         if self.encoder is None:
             self._rows = self._given_rows(args, kwargs)
         else:
             self._decoder_starts(kwargs)
         self.signals.observe("attention", self._begin_attention, kwargs)
-        if self.steps == 0:
+        if self.next_step == 0:
             self._begin_prompt(args, kwargs)
 
     def _given_rows(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
@@ -453,7 +458,7 @@ class GenerationRun(PutBy):
         position = self._cross_inside.get(id(module))
         if position is None or not (self.everything or position == self._last):
             return
-        if self.steps == 0:
+        if self.next_step == 0:
             self.signals.observe("cross_attention", encoder.decoder_attends, call)
         call = call._replace(position=position)
         self.signals.observe("cross_attention", self.cross_attention.observe, *call)
@@ -473,7 +478,7 @@ class GenerationRun(PutBy):
             self.signals.end(reason, "logits", "prompt", "intervention")
         if self.watch is not None:
             self.signals.observe("intervention", self.watch.see, output)
-        self._add_step(output, self.steps)
+        self._add_step(output, self.next_step)
 
     def _add_step(self, output: Any, step: int) -> None:
         """Take what the forward pass before token ``step`` showed."""
@@ -528,7 +533,7 @@ class GenerationRun(PutBy):
         states = self.state_rows(columns.shape[2])
         if risk.holds(columns, self.hidden.last_layer_cosines, states):
             self.everything = True
-            self.full_from_step = self.steps
+            self.full_from_step = self.next_step
 
     def not_done(self, input_ids: Tensor) -> Tensor:
         """All-False ``[B]``: the answer of a stopping criterion that never stops."""
