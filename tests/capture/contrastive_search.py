@@ -13,6 +13,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 TRIED = 4
 _ALPHA = 0.6
+_END = 1
 
 
 class _Model(Protocol):
@@ -117,7 +118,9 @@ def search(model: _Model, input_ids: Tensor, stopping_criteria: Any) -> Tensor:
     sequences = torch.arange(len(input_ids), device=input_ids.device) * TRIED
     logits, states = model.read(input_ids)
     while True:
-        likely, candidates = logits.softmax(-1).topk(TRIED)
+        # So that none ends before the others.
+        unending = logits.index_fill(-1, logits.new_tensor([_END], dtype=torch.long), -torch.inf)
+        likely, candidates = unending.softmax(-1).topk(TRIED)
         model.repeat(TRIED)
         logits, newest = model.read(candidates.view(-1, 1))
         newest, before = newest[:, -1:], states.repeat_interleave(TRIED, 0)
