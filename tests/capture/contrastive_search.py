@@ -113,12 +113,16 @@ class EncoderDecoder:
         self._mask = None if self._mask is None else picked(self._mask)
 
 
-def search(model: _Model, input_ids: Tensor, stopping_criteria: Any) -> Tensor:
-    """Of the likeliest tokens, each time the one whose state is least like those before."""
+def search(model: _Model, input_ids: Tensor, stopping_criteria: Any, config: Any) -> Tensor:
+    """Of the likeliest tokens, each time the one whose state is least like those before.
+
+    Behind its end token, a sequence is padded while others go on; the end token of the tiny models
+    is never chosen.
+    """
+    ended = torch.zeros_like(input_ids[:, :1], dtype=torch.bool)
     sequences = torch.arange(len(input_ids), device=input_ids.device) * TRIED
     logits, states = model.read(input_ids)
     while True:
-        # So that none ends before the others.
         unending = logits.index_fill(-1, logits.new_tensor([_END], dtype=torch.long), -torch.inf)
         likely, candidates = unending.softmax(-1).topk(TRIED)
         model.repeat(TRIED)
@@ -129,29 +133,36 @@ def search(model: _Model, input_ids: Tensor, stopping_criteria: Any) -> Tensor:
         rows = sequences + best
         model.select(rows)
         logits, states = logits[rows], torch.cat((states, newest[rows]), dim=1)
-        input_ids = torch.cat((input_ids, candidates.gather(1, best[:, None])), dim=-1)
+        chosen = candidates.gather(1, best[:, None]).masked_fill(ended, config.pad_token_id)
+        ended |= chosen == config.eos_token_id
+        input_ids = torch.cat((input_ids, chosen), dim=-1)
         if stopping_criteria(input_ids, None).all():
             return input_ids
 
 
-def cached_search(model: Any, input_ids: Tensor, stopping_criteria: Any, **options: Any) -> Tensor:
+def cached_search(
+    model: Any, input_ids: Tensor, stopping_criteria: Any, generation_config: Any, **options: Any
+) -> Tensor:
     """With a cache whose rows are repeated and selected."""
     mask = options.get("attention_mask")
     given = torch.ones_like(input_ids) if mask is None else mask
-    return search(Cached(model, given), input_ids, stopping_criteria)
+    return search(Cached(model, given), input_ids, stopping_criteria, generation_config)
 
 
-def uncached_search(model: Any, input_ids: Tensor, stopping_criteria: Any, **_: Any) -> Tensor:
+def uncached_search(
+    model: Any, input_ids: Tensor, stopping_criteria: Any, generation_config: Any, **_: Any
+) -> Tensor:
     """Without a cache."""
-    return search(Uncached(model), input_ids, stopping_criteria)
+    return search(Uncached(model), input_ids, stopping_criteria, generation_config)
 
 
 def encoder_decoder_search(
     model: Any,
     input_ids: Tensor,
     stopping_criteria: Any,
+    generation_config: Any,
     **options: Any,
 ) -> Tensor:
     """Of an encoder-decoder."""
     decoder = EncoderDecoder(model, options["encoder_outputs"], options.get("attention_mask"))
-    return search(decoder, input_ids, stopping_criteria)
+    return search(decoder, input_ids, stopping_criteria, generation_config)

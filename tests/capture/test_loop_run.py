@@ -202,6 +202,36 @@ def test_tokens_tried_of_padded_prompts() -> None:
     assert_records_equal_forced(records, tiny_model("llama"), sequences, PROMPT, [0, 5])
 
 
+@pytest.mark.parametrize("search", [cached_search, uncached_search])
+def test_a_sequence_that_ends_before_the_others_while_tokens_are_tried(
+    search: Callable[..., Any],
+) -> None:
+    sequences, _ = with_loop(search)
+    shorter, longer = sequences[0, PROMPT:].tolist(), sequences[1, PROMPT:].tolist()
+    end = next(token for token in shorter[5:20] if token not in longer)
+    sequences, records = with_loop(search, eos_token_id=end)
+    assert [record.steps for record in records] == [shorter.index(end) + 1, TOKENS]
+    assert [record.finish_reason for record in records] == ["stop", "length"]
+    assert sequences[0, PROMPT + records[0].steps :].unique().tolist() == [0]
+    assert_records_equal_forced(records, tiny_model("llama"), sequences, PROMPT)
+
+
+def test_a_sequence_that_is_padded_when_the_loop_is_over() -> None:
+    sequences = uncached(tiny_model("llama"), tiny_prompt(batch=2))
+    shorter, longer = sequences[0, PROMPT:].tolist(), sequences[1, PROMPT:].tolist()
+    end = next(token for token in shorter[5:20] if token not in longer)
+    steps = shorter.index(end) + 1
+
+    def padding_last(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        sequences = uncached(model, input_ids)
+        sequences[0, PROMPT + steps :] = 0
+        return sequences
+
+    sequences, records = with_loop(padding_last, eos_token_id=end)
+    assert [record.steps for record in records] == [steps, TOKENS]
+    assert_records_equal_forced(records, tiny_model("llama"), sequences, PROMPT)
+
+
 def test_a_summary_of_tokens_tried() -> None:
     arguments = {
         "inputs": tiny_prompt(batch=2),
@@ -250,7 +280,7 @@ def test_a_last_token_of_those_tried_that_no_criterion_is_asked_about() -> None:
             done: torch.Tensor = options["stopping_criteria"](input_ids, scores)
             return done
 
-        return uncached_search(model, input_ids, criteria)
+        return uncached_search(model, input_ids, criteria, options["generation_config"])
 
     sequences, records = with_loop(unasked)
     assert [record.steps for record in records] == [5, 5]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Set
 from typing import Any, Final
 
 import torch
@@ -13,9 +14,11 @@ from corevital.capture.layers import DecoderLayers, EncoderLayers
 from corevital.capture.plan import CapturePlan
 from corevital.capture.run import GenerationRun
 from corevital.capture.ties import Ties
+from corevital.capture.transfer import moved
 from corevital.capture.trial import Trial
 from corevital.capture.unobservable import Unobservable
 
+_NO_TOKEN: Final = -1
 _NO_FORWARD: Final = "the custom loop did not run the model itself"
 _NO_SEQUENCES: Final = "the custom loop returned no sequences that begin with the prompt"
 _OTHER_FORWARDS: Final = "the custom loop's tokens are not those of one forward pass each"
@@ -27,8 +30,9 @@ class LoopRun(GenerationRun):
     Nothing is known of such a loop but its forward passes, what it asks its stopping criteria, and
     what it returns. It is observed if it made one forward pass for each token, in order, over the
     same rows: each was given, as its newest token, the one that the returned sequences have before
-    the token in question. The time of a token is when the stopping criteria were asked about it, if
-    they were; else when the next forward pass began, or the loop ended.
+    the token in question, as long as they have not ended. The time of a token is when the stopping
+    criteria were asked about it, if they were; else when the next forward pass began, or the loop
+    ended.
 
     A forward pass may also try several tokens of each sequence, in a row each. The one that the
     stopping criteria are then asked about is the one that counts, and its row shows what is behind
@@ -45,6 +49,7 @@ class LoopRun(GenerationRun):
         layers: DecoderLayers | None,
         plan: CapturePlan,
         prompt_length: int | None,
+        end_tokens: Set[int] = frozenset(),
         encoder_layers: EncoderLayers | None = None,
     ) -> None:
         super().__init__(model, layers, plan, encoder_layers=encoder_layers)
@@ -54,7 +59,7 @@ class LoopRun(GenerationRun):
         self._tokens: list[Tensor] = []
         self._asked_ns: int | None = None
         self._trial: Trial | None = None
-        self._ties = Ties()
+        self._end_tokens = end_tokens
         self._seen: int | None = None
         self._cache: int | None = None
         self._looks_again = False
@@ -161,12 +166,11 @@ class LoopRun(GenerationRun):
         """
         if input_ids.shape[0] != self._sequences:
             raise Unobservable(_OTHER_FORWARDS)
-        chosen = input_ids[:, -1:]
-        rows = trial.rows_of(chosen)
+        rows = trial.rows_of(input_ids[:, -1:])
         tokens = trial.tokens_of(rows)
-        self._ties.add(tokens, chosen)
+        chosen = moved(input_ids[:, -1:], tokens.device)
         step = self.next_step
-        self._given.append(tokens)
+        self._given.append(torch.where(tokens == chosen, tokens, _NO_TOKEN))
         self._chose(tokens, time.perf_counter_ns())
         self._trial, self._states = None, trial.states_of(rows)
         if trial.logits is not None:
@@ -247,10 +251,23 @@ class LoopRun(GenerationRun):
             return _OTHER_FORWARDS
         if self.steps < steps:
             self._chose(returned[:, -1:], end_counter_ns)
-        for place, given in enumerate(self._given, prompt - 1):
+        ended = self._ended(returned[:, prompt:])
+        ties = Ties()
+        for place, given in enumerate(self._given, -1):
             if given is not None:
-                self._ties.add(given, returned[:, place : place + 1])
-        if not self._ties.hold():
+                accepted = moved(returned[:, prompt + place, None], given.device)
+                if place > 0:
+                    # What pads a sequence need not be what the loop went on with.
+                    accepted = torch.where(moved(ended[:, place], given.device), given, accepted)
+                ties.add(given, accepted)
+        if not ties.hold():
             return _OTHER_FORWARDS
         self.input_ids = returned
         return None
+
+    def _ended(self, token_ids: Tensor) -> Tensor:
+        """Whether a sequence had ended before each of its tokens ``[B, S]``: ``[B, S, 1]``."""
+        ends = torch.zeros_like(token_ids, dtype=torch.bool)
+        for end in self._end_tokens:
+            ends |= token_ids == end
+        return (ends.cumsum(-1) > ends.long()).unsqueeze(-1)

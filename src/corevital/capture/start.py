@@ -36,7 +36,7 @@ def start_run(
     if decoding is Decoding.CUSTOM:
         embedded = call.arguments.get("inputs_embeds") is not None
         known = 0 if embedded and not is_encoder_decoder(call.model) else length
-        return LoopRun(call.model, layers, plan, known, encoder_layers)
+        return LoopRun(call.model, layers, plan, known, call.end_tokens, encoder_layers)
     if decoding is Decoding.ASSISTED:
         return AssistedRun(call.model, layers, plan, length or 0, encoder_layers)
     chunks = ChunkedPrefill(length) if call.setting("prefill_chunk_size") else None
