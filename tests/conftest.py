@@ -22,12 +22,19 @@ from tests.smollm2 import LoadedModel, load, with_eager_attention
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How thoroughly the architectures of transformers are tried, and for how long threads."""
+    """How thoroughly architectures and combinations are tried, and for how long threads."""
     parser.addoption(
         "--zoo",
         choices=("core", "full"),
         default="core",
         help="the decoding modes that every architecture is tried with (default: %(default)s)",
+    )
+    parser.addoption(
+        "--combinations",
+        type=int,
+        default=10,
+        metavar="COUNT",
+        help="how many combinations each way of decoding is tried with (default: %(default)s)",
     )
     parser.addoption(
         "--soak",
