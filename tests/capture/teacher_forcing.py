@@ -5,10 +5,13 @@ One eager forward pass over the whole sequence, without padding, cache or beams.
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from corevital import GenerationRecord
 from tests.capture.agreement import all_visible, assert_record_equals_outputs
@@ -59,6 +62,17 @@ def assert_records_equal_forced(
         assert_record_equals_outputs(record, outputs, visible=visible)
         for captured in (record.capture.logits, record.capture.hidden, record.capture.attention):
             assert captured.available, captured.reason
+
+
+def forced_surprisal(
+    model: GenerativeModel, token_ids: torch.Tensor, prompt: int
+) -> NDArray[np.float32]:
+    """Bits ``[S]`` of every generated token of ``token_ids`` ``[P + S]``, of any architecture."""
+    whole: Any = model
+    with torch.no_grad():
+        logits = whole(token_ids[None, :-1], use_cache=False).logits[0, prompt - 1 :]
+    bits = -logits.log_softmax(-1).gather(-1, token_ids[prompt:, None]) / math.log(2)
+    return np.asarray(bits[:, 0])
 
 
 def own_length(generated: list[int], end: int, most: int) -> int:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import GenerationMixin
 
 from corevital import GenerationRecord
 from tests.capture.contrastive_search import encoder_decoder_search
 from tests.capture.forced_encoder_decoder import Forced
+from tests.capture.loops import library_loop
 from tests.capture.observe import everything_equal, observe
 from tests.capture.test_encoder_decoder import (
     BACKENDS,
@@ -179,11 +179,6 @@ def test_chunked_prefill_of_one_token_and_of_beams() -> None:
         model_of("bart"), **prompts("bart"), prefill_chunk_size=4, num_beams=3
     )
     assert_forced("bart", sequences, records)
-
-
-def library_loop(model: Any, input_ids: Any, **options: Any) -> Any:
-    """The library's own."""
-    return GenerationMixin._sample(model, input_ids, **options)
 
 
 def uncached(model: Any, input_ids: Tensor, encoder_outputs: Any, **_: Any) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache, GenerationMixin
+from transformers import DynamicCache
 
 from corevital import GenerationRecord
 from corevital.capture.chunk import MOST_STEPS
 from tests.capture.contrastive_search import cached_search, uncached_search
+from tests.capture.loops import library_loop
 from tests.capture.observe import observe, observing
-from tests.capture.teacher_forcing import assert_records_equal_forced, own_length
+from tests.capture.teacher_forcing import assert_records_equal_forced, forced_surprisal, own_length
 from tests.models import tiny_model, tiny_prompt
 
 PROMPT = 12
@@ -75,11 +75,6 @@ def inferring(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
     return input_ids
 
 
-def library_loop(model: Any, input_ids: Any, **options: Any) -> Any:
-    """The library's own."""
-    return GenerationMixin._sample(model, input_ids, **options)
-
-
 @pytest.mark.parametrize("loop", [uncached, cached, inferring, library_loop])
 def test_a_loop_with_one_forward_pass_for_each_token(loop: Callable[..., Any]) -> None:
     sequences, records = with_loop(loop)
@@ -104,6 +99,26 @@ def test_a_loop_of_as_many_steps_as_are_reduced_together(steps: int, *, search: 
     assert_records_equal_forced(records, tiny_model("llama"), sequences, PROMPT)
 
 
+def test_a_cache_that_lets_go_of_keys() -> None:
+    """Fewer positions through the same cache are those of the next token."""
+
+    def evicting(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        cache: Any = DynamicCache(config=model.config)
+        given = input_ids
+        for _step in range(TOKENS):
+            given = model(given, past_key_values=cache).logits[:, -1:].argmax(-1)
+            input_ids = torch.cat((input_ids, given), dim=-1)
+            if cache.get_seq_length() > PROMPT:
+                for layer in cache.layers:
+                    layer.keys, layer.values = layer.keys[:, :, -6:], layer.values[:, :, -6:]
+        return input_ids
+
+    sequences, records = with_loop(evicting)
+    for row, record in enumerate(records):
+        assert record.steps == own_length(sequences[row, PROMPT:].tolist(), END, TOKENS)
+        assert record.capture.attention.available
+
+
 def test_a_forward_pass_too_many_in_the_end() -> None:
     def one_more(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
         for _step in range(5):
@@ -117,22 +132,44 @@ def test_a_forward_pass_too_many_in_the_end() -> None:
     assert_records_equal_forced(records, tiny_model("llama"), sequences, PROMPT)
 
 
-def against(view: Callable[[Any, torch.Tensor], torch.Tensor], steps: int) -> Callable[..., Any]:
-    """Contrastive decoding: against another view of the model's own, logits ``[B, V]``."""
+View = Callable[[Any, torch.Tensor], torch.Tensor]
+"""A model's logits ``[B, V]`` behind a text."""
+
+
+def of_everything(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = model(input_ids).logits[:, -1]
+    return logits
+
+
+def of_the_newest(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
+    return of_everything(model, input_ids[:, -3:])
+
+
+def contrasting(first: View, second: View, steps: int, penalty: float = 0.5) -> Callable[..., Any]:
+    """Contrastive decoding: by one view of the model's own against another."""
 
     def loop(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
         for _step in range(steps):
-            whole = model(input_ids).logits[:, -1].log_softmax(-1)
-            chosen = (whole - 0.5 * view(model, input_ids).log_softmax(-1)).argmax(-1, keepdim=True)
+            views = first(model, input_ids), second(model, input_ids)
+            likely, unlikely = (logits.log_softmax(-1) for logits in views)
+            chosen = (likely - penalty * unlikely).argmax(-1, keepdim=True)
             input_ids = torch.cat((input_ids, chosen), dim=-1)
         return input_ids
 
     return loop
 
 
-def of_the_newest(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
-    logits: torch.Tensor = model(input_ids[:, -3:]).logits[:, -1]
-    return logits
+def looking_twice_at_one_token(steps: int) -> Callable[..., torch.Tensor]:
+    """The shorter view comes first, and every token is the last of the prompt."""
+
+    def loop(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        for _step in range(steps):
+            of_the_newest(model, input_ids)
+            of_everything(model, input_ids)
+            input_ids = torch.cat((input_ids, input_ids[:, -1:]), dim=-1)
+        return input_ids
+
+    return loop
 
 
 def two_caches(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
@@ -147,7 +184,9 @@ def two_caches(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
     return input_ids
 
 
-@pytest.mark.parametrize("loop", [against(of_the_newest, steps=TOKENS), two_caches])
+@pytest.mark.parametrize(
+    "loop", [contrasting(of_everything, of_the_newest, steps=TOKENS), two_caches]
+)
 def test_another_look_at_fewer_positions_is_none_of_the_loop(loop: Callable[..., Any]) -> None:
     sequences, records = with_loop(loop)
     for row, record in enumerate(records):
@@ -181,18 +220,10 @@ def test_tokens_tried_by_other_attentions(family: str, search: Callable[..., Any
         np.testing.assert_allclose(
             record.attention.entropy_mean, other.attention.entropy_mean, atol=1e-3
         )
-    surprisal = forced_surprisal(model, sequences)
-    for row, record in enumerate(records):
+    for record, sequence in zip(records, sequences, strict=True):
         assert record.logits is not None
-        np.testing.assert_allclose(record.logits.surprisal, surprisal[row], atol=1e-3)
-
-
-def forced_surprisal(model: Any, sequences: torch.Tensor) -> torch.Tensor:
-    """Bits ``[B, S]`` of every generated token of ``sequences`` ``[B, PROMPT + S]``."""
-    with torch.no_grad():
-        logits = model(sequences[:, :-1]).logits[:, PROMPT - 1 :]
-    chosen = sequences[:, PROMPT:, None]
-    return -logits.log_softmax(-1).gather(-1, chosen).squeeze(-1) / math.log(2)
+        surprisal = forced_surprisal(model, sequence, PROMPT)
+        np.testing.assert_allclose(record.logits.surprisal, surprisal, atol=1e-3)
 
 
 def test_tokens_tried_of_padded_prompts() -> None:
@@ -297,22 +328,8 @@ def two_equal_passes(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Ten
         logits: torch.Tensor = model(input_ids, attention_mask=hidden).logits[:, -1]
         return logits
 
-    looped: torch.Tensor = against(masked, steps=4)(model, input_ids)
+    looped: torch.Tensor = contrasting(of_everything, masked, steps=4)(model, input_ids)
     return looped
-
-
-def shorter_view_first(steps: int) -> Callable[..., torch.Tensor]:
-    """It is not the forward pass of the token that comes first."""
-
-    def loop(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
-        for _step in range(steps):
-            alone = of_the_newest(model, input_ids).log_softmax(-1)
-            whole = model(input_ids).logits[:, -1].log_softmax(-1)
-            chosen = (whole - 0.5 * alone).argmax(-1, keepdim=True)
-            input_ids = torch.cat((input_ids, chosen), dim=-1)
-        return input_ids
-
-    return loop
 
 
 def tries_one_by_one(
@@ -332,6 +349,13 @@ def tries_one_by_one(
             return input_ids
 
 
+def trying(model: Any, input_ids: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """Logits ``[B, n, V]`` behind each of ``candidates`` ``[B, n]``, of one forward pass."""
+    rows = input_ids.repeat_interleave(candidates.shape[1], 0)
+    tried = of_everything(model, torch.cat((rows, candidates.reshape(-1, 1)), dim=-1))
+    return tried.unflatten(0, candidates.shape)
+
+
 def asks_about(
     asked: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> Callable[..., torch.Tensor]:
@@ -341,14 +365,42 @@ def asks_about(
         logits = model(input_ids).logits[:, -1]
         for _step in range(4):
             candidates = logits.topk(2).indices
-            text = input_ids.repeat_interleave(2, 0)
-            tried = model(torch.cat((text, candidates.view(-1, 1)), dim=-1)).logits[:, -1]
-            logits = tried[::2]
+            logits = trying(model, input_ids, candidates)[:, 0]
             stopping_criteria(asked(input_ids, candidates), None)
             input_ids = torch.cat((input_ids, candidates[:, :1]), dim=-1)
         return input_ids
 
     return loop
+
+
+def tries_others_behind_a_failure(
+    model: Any, input_ids: torch.Tensor, stopping_criteria: Any, **_: Any
+) -> torch.Tensor:
+    """A forward pass over tokens that are tried fails, and is made again in another order."""
+    logits = of_everything(model, input_ids)
+    for _step in range(4):
+        candidates = logits.topk(2).indices
+        unknown = torch.cat((torch.full_like(input_ids[:, :1], 10**6), input_ids[:, 1:]), dim=-1)
+        with pytest.raises(IndexError):
+            trying(model, unknown, candidates)
+        logits = trying(model, input_ids, candidates.flip(-1))[:, 1]
+        input_ids = torch.cat((input_ids, candidates[:, :1]), dim=-1)
+        stopping_criteria(input_ids, None)
+    return input_ids
+
+
+def tries_in_two_parts(
+    model: Any, input_ids: torch.Tensor, stopping_criteria: Any, **_: Any
+) -> torch.Tensor:
+    """Two forward passes of two tokens each, of which one in the second counts."""
+    logits = of_everything(model, input_ids)
+    for _step in range(4):
+        candidates = logits.topk(4).indices
+        trying(model, input_ids, candidates[:, :2])
+        logits = trying(model, input_ids, candidates[:, 2:])[:, 0]
+        input_ids = torch.cat((input_ids, candidates[:, 2:3]), dim=-1)
+        stopping_criteria(input_ids, None)
+    return input_ids
 
 
 def rows_in_another_order(
@@ -388,9 +440,8 @@ def tries_again(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
 def candidates(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
     """Tries two tokens each time, as rows of one forward pass."""
     for _step in range(4):
-        best = model(input_ids).logits[:, -1].topk(2).indices
-        tried = torch.cat((input_ids.repeat_interleave(2, 0), best.view(-1, 1)), dim=-1)
-        peaks = model(tried).logits[:, -1].amax(-1).view(best.shape)
+        best = of_everything(model, input_ids).topk(2).indices
+        peaks = trying(model, input_ids, best).amax(-1)
         input_ids = torch.cat((input_ids, best.gather(1, peaks.argmax(-1, keepdim=True))), dim=-1)
     return input_ids
 
@@ -422,13 +473,18 @@ def tuples(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
     ("loop", "reason"),
     [
         (two_equal_passes, NOT_ONE_EACH),
-        (shorter_view_first(steps=4), NOT_ONE_EACH),
-        (shorter_view_first(steps=1), NOT_ONE_EACH),
+        (contrasting(of_the_newest, of_everything, steps=4), NOT_ONE_EACH),
+        (contrasting(of_the_newest, of_everything, steps=1), NOT_ONE_EACH),
+        (looking_twice_at_one_token(steps=4), NOT_ONE_EACH),
+        (looking_twice_at_one_token(steps=1), NOT_ONE_EACH),
         (candidates, NOT_ONE_EACH),
         (tries_one_by_one, NOT_ONE_EACH),
         (asks_about(lambda input_ids, tried: input_ids), NOT_ONE_EACH),
         (asks_about(lambda input_ids, tried: tried[:, 1:]), NOT_ONE_EACH),
         (asks_about(lambda input_ids, tried: tried[:1, :1]), NOT_ONE_EACH),
+        (asks_about(lambda input_ids, tried: tried.view(-1, 1)), NOT_ONE_EACH),
+        (tries_others_behind_a_failure, NOT_ONE_EACH),
+        (tries_in_two_parts, NOT_ONE_EACH),
         (rows_in_another_order, NOT_ONE_EACH),
         (more_rows_after_asking, NOT_ONE_EACH),
         (tries_again, NOT_ONE_EACH),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationMixin, StaticCache
+from transformers import DynamicCache, StaticCache
 
 from corevital import GenerationRecord
 from tests.capture.accelerator import (
@@ -21,6 +21,7 @@ from tests.capture.accelerator import (
     pretended_accelerator,
 )
 from tests.capture.contrastive_search import cached_search, encoder_decoder_search
+from tests.capture.loops import library_loop
 from tests.capture.observe import observing
 from tests.models import GenerativeModel, tiny_model, tiny_prompt
 from tests.zoo.architectures import Architecture
@@ -72,10 +73,6 @@ def contrastive_loop(model: Any, input_ids: Tensor, **_: Any) -> Tensor:
         logits = model(input_ids).logits[:, -1:] - 0.5 * model(input_ids[:, -2:]).logits[:, -1:]
         input_ids = torch.cat((input_ids, logits.argmax(-1)), dim=-1)
     return input_ids
-
-
-def library_loop(model: Any, input_ids: Any, **options: Any) -> Any:
-    return GenerationMixin._sample(model, input_ids, **options)
 
 
 @dataclass(frozen=True)

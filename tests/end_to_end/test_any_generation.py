@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +19,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import GenerationMixin
 
 from corevital import GenerationRecord
 from corevital.capture.chunk import MOST_STEPS
@@ -29,15 +27,13 @@ from tests.capture.contrastive_search import (
     encoder_decoder_search,
     uncached_search,
 )
+from tests.capture.loops import library_loop
 from tests.capture.observe import everything_equal, observing
+from tests.capture.teacher_forcing import forced_surprisal
 from tests.models import FAMILIES, GenerativeModel, tiny_model, tiny_prompt
 from tests.zoo.differential import quiet
 
 Arguments = dict[str, Any]
-
-
-def library_loop(model: Any, input_ids: Any, **options: Any) -> Any:
-    return GenerationMixin._sample(model, input_ids, **options)
 
 
 def own_loop(model: Any, input_ids: Tensor, stopping_criteria: Any, **_: Any) -> Tensor:
@@ -164,15 +160,6 @@ class Generation:
 def build(family: str, backend: str | None) -> GenerativeModel:
     named: Arguments = {} if backend is None else {"attn_implementation": backend}
     return tiny_model(family, **named)
-
-
-def forced_surprisal(model: GenerativeModel, sequence: Tensor, prompt: int) -> np.ndarray[Any, Any]:
-    """Bits ``[S]`` of every generated token of ``sequence`` ``[P + S]``."""
-    whole: Any = model
-    with torch.no_grad():
-        logits = whole(sequence[None, :-1], use_cache=False).logits[0, prompt - 1 :]
-    bits = -logits.log_softmax(-1).gather(-1, sequence[prompt:, None]) / math.log(2)
-    return np.asarray(bits[:, 0])
 
 
 def assert_complete(record: GenerationRecord, tokens: list[int]) -> None:

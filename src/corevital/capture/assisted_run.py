@@ -102,8 +102,7 @@ class AssistedRun(GenerationRun):
 
     def _add_step(self, output: Any, step: int) -> None:
         """Put everything by until it is known which tokens are accepted."""
-        if "logits" not in self.signals.unavailable:
-            self.signals.observe("logits", self._keep_logits, output)
+        self.signals.observe("logits", self._keep_logits, output)
         if self._reading_prompt is not None:
             self.signals.observe("prompt", self._read_prompt, self._reading_prompt, output)
             self._reading_prompt = None
@@ -135,12 +134,10 @@ class AssistedRun(GenerationRun):
         assert self._given is not None
         newest = input_ids[:, self._length - 1 : self._length - 1 + accepted]
         self._ties.add(self._given[:, :accepted], newest)
-        if "logits" not in self.signals.unavailable:
-            self.signals.observe("logits", self._accept_logits, accepted)
+        self.signals.observe("logits", self._accept_logits, accepted)
         if self._states:
             self.signals.observe("hidden", self._accept_states, accepted, step)
-        if "attention" not in self.signals.unavailable:
-            self.signals.observe("attention", self.attention.end_steps, step, accepted)
+        self.signals.observe("attention", self.attention.end_steps, step, accepted)
         if self.encoder is not None:
             self.signals.observe("cross_attention", self.cross_attention.end_steps, step, accepted)
 

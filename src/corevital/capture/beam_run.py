@@ -66,10 +66,8 @@ class BeamRun(GenerationRun):
 
     def _add_step(self, output: Any, step: int) -> None:
         """Take what needs no step before; the rest waits until the rows are known."""
-        if "logits" not in self.signals.unavailable:
-            self.signals.observe("logits", self._keep_logits, output)
-        if "attention" not in self.signals.unavailable:
-            self.signals.observe("attention", self.attention.end_step, step)
+        self.signals.observe("logits", self._keep_logits, output)
+        self.signals.observe("attention", self.attention.end_step, step)
         if self.encoder is not None:
             self.signals.observe("cross_attention", self.cross_attention.end_step, step)
         if self._reading_prompt is not None:

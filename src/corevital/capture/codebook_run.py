@@ -64,8 +64,7 @@ class CodebookRun(GenerationRun):
 
     def token_chosen(self, input_ids: Tensor) -> None:
         """Each codebook has a token more; ``input_ids`` ``[B, prompt + steps]`` ends with it."""
-        if "logits" not in self.signals.unavailable:
-            self.signals.observe("logits", self._add_logits, input_ids.shape[0])
+        self.signals.observe("logits", self._add_logits, input_ids.shape[0])
         super().token_chosen(input_ids)
 
     def _add_logits(self, rows: int) -> None:

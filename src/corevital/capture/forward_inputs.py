@@ -36,10 +36,14 @@ def decoder_ids(kwargs: dict[str, Any]) -> Tensor | None:
 
 def given_rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
     """How many sequences a forward pass is given, ``None`` where that cannot be told."""
-    for given in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args[:1]):
-        if isinstance(given, Tensor):
-            return given.shape[0]
-    return None
+    given = _given(args, kwargs)
+    return None if given is None else given.shape[0]
+
+
+def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Token ids ``[B, Q]`` or embeddings ``[B, Q, D]``."""
+    candidates = (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args[:1])
+    return next((given for given in candidates if isinstance(given, Tensor)), None)
 
 
 def cached_positions(kwargs: dict[str, Any]) -> int | Tensor:
@@ -62,11 +66,11 @@ def seen_positions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
     ``None`` where that cannot be told without waiting for a device; or at all, because some other
     argument may say what came before, as the state of a model without attention does.
     """
-    given = kwargs.get("input_ids", args[0] if args else kwargs.get("inputs_embeds"))
+    given = _given(args, kwargs)
     others = {name for name, value in kwargs.items() if value is not None} - _BESIDE_THE_PAST
     cache = kwargs.get("past_key_values")
     countable = cache is None or hasattr(cache, "get_seq_length")
-    if not isinstance(given, Tensor) or given.dim() < 2 or args[1:] or others or not countable:
+    if given is None or given.dim() < 2 or args[1:] or others or not countable:
         return None
     cached = cached_positions(kwargs)
     return None if isinstance(cached, Tensor) else cached + given.shape[1]

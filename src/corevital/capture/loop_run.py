@@ -63,7 +63,7 @@ class LoopRun(GenerationRun):
         self._seen: int | None = None
         self._cache: int | None = None
         self._looks_again = False
-        self._looked_again = False
+        self._began_with_less = False
         self._returned: Tensor | None = None
         self._end_ns = 0
 
@@ -93,22 +93,24 @@ class LoopRun(GenerationRun):
         cache = kwargs.get("past_key_values")
         if self._token_due and newest is not None:
             if self._asked_ns is None and self._sees_less(seen, cache):
-                self._looks_again = self._looked_again = True
+                self._looks_again = True
                 return
             self._token_given(newest)
         elif self._given:
             raise Unobservable(_OTHER_FORWARDS)
         else:
-            self._loop_begins_with(args, kwargs)
+            self._loop_begins_with(ids, seen, self._given_rows(args, kwargs))
         self._seen, self._cache = seen, None if cache is None else id(cache)
         if self._trial is None:
             self._given.append(newest)
 
-    def _loop_begins_with(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        ids = self._given_ids(args, kwargs)
+    def _loop_begins_with(self, ids: Tensor | None, seen: int | None, rows: int | None) -> None:
+        """The first forward pass is given ``ids`` ``[B, Q]``, or embeddings in so many rows."""
         if self._prompt_length is None and ids is not None:
             self._prompt_length = ids.shape[1]
-        self._sequences = self._given_rows(args, kwargs) if ids is None else ids.shape[0]
+        self._sequences = rows if ids is None else ids.shape[0]
+        prompt = self._prompt_length
+        self._began_with_less = seen is not None and prompt is not None and seen < prompt
 
     def _sees_less(self, seen: int | None, cache: Any) -> bool:
         """Whether a forward pass sees fewer positions than the one before, and by other means."""
@@ -127,11 +129,9 @@ class LoopRun(GenerationRun):
             raise Unobservable(_OTHER_FORWARDS)
         if rows == sequences:
             self._chose(newest, time.perf_counter_ns())
-        elif self._asked_ns is None:
+        else:
             self._trial = Trial(newest, sequences)
             self._token_due = False
-        else:
-            raise Unobservable(_OTHER_FORWARDS)
 
     def _chose(self, token_ids: Tensor, now_ns: int) -> None:
         """Tokens ``[B, 1]`` that seem to be those after the forward pass before."""
@@ -174,7 +174,7 @@ class LoopRun(GenerationRun):
         self._chose(tokens, time.perf_counter_ns())
         self._trial, self._states = None, trial.states_of(rows)
         if trial.logits is not None:
-            self.signals.observe("logits", self._add_logits, trial.logits_of(rows))
+            self.signals.observe("logits", self.logits.add, trial.logits_of(rows))
         if self._states:
             self.signals.observe("hidden", self._add_states, step)
         self.signals.observe("attention", self.attention.choose_rows, rows)
@@ -212,9 +212,6 @@ class LoopRun(GenerationRun):
         # A copy, because logits processors write into what the model returned.
         trial.logits = output.logits[:, -1:].clone()
 
-    def _add_logits(self, logits: Tensor) -> None:
-        self.logits.add(logits)
-
     def settle(self, returned: Tensor | None, end_counter_ns: int) -> None:
         """Keep the sequences, which tell whether the forward passes were those of their tokens."""
         self._returned, self._end_ns = returned, end_counter_ns
@@ -244,9 +241,9 @@ class LoopRun(GenerationRun):
         if returned is None or prompt is None or returned.shape[1] <= prompt:
             return _NO_SEQUENCES
         steps = returned.shape[1] - prompt
-        # One forward pass more may have been for a token that was not kept; but where others were
-        # left out, it may be that the first was not the one to observe.
-        one_more = 0 if self._looked_again else 1
+        # One forward pass more may have been for a token that was not kept; but where the first saw
+        # only part of the prompt, it may be the second that was for the first token.
+        one_more = 0 if self._began_with_less else 1
         if returned.shape[0] != self._sequences or not 0 <= len(self._given) - steps <= one_more:
             return _OTHER_FORWARDS
         if self.steps < steps:

@@ -482,12 +482,10 @@ class GenerationRun(PutBy):
 
     def _add_step(self, output: Any, step: int) -> None:
         """Take what the forward pass before token ``step`` showed."""
-        if "logits" not in self.signals.unavailable:
-            self.signals.observe("logits", self._keep_logits, output)
+        self.signals.observe("logits", self._keep_logits, output)
         if self._states:
             self.signals.observe("hidden", self._add_states, step)
-        if "attention" not in self.signals.unavailable:
-            self.signals.observe("attention", self.attention.end_step, step)
+        self.signals.observe("attention", self.attention.end_step, step)
         if self.encoder is not None:
             self.signals.observe("cross_attention", self.cross_attention.end_step, step)
         if self._reading_prompt is not None:
