@@ -38,6 +38,27 @@ def weightless_attention() -> Iterator[str]:
         registry._global_mapping.pop(name)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_padding_counts_as_no_key_in_any_precision(backend: str, dtype: torch.dtype) -> None:
+    prompt, padding = tiny_prompt(batch=2), 5
+    mask = torch.ones_like(prompt)
+    mask[0, :padding] = 0
+    model: Any = tiny_model("llama", attn_implementation=backend)
+    _, (record, _) = observe(
+        model.to(dtype),
+        input_ids=prompt,
+        attention_mask=mask,
+        do_sample=False,
+        max_new_tokens=4,
+        min_new_tokens=4,
+    )
+    assert record.attention is not None
+    visible = prompt.shape[1] - padding + np.arange(record.steps)
+    normalized = record.attention.entropy_mean / np.log2(visible)[:, None]
+    np.testing.assert_allclose(record.attention.normalized_entropy_mean, normalized, rtol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss", "qwen3", "gpt2"])
 def test_rows_computed_from_queries_equal_the_weights_of_the_backend(
     family: str, weightless_attention: str

@@ -46,7 +46,10 @@ def additive_mask(
     if isinstance(mask, Tensor) and mask.dim() == 4:
         part = mask[..., :keys] if mask.shape[2] == 1 else mask[:, :, rows[0] : rows[1], :keys]
         part = part.to(device)
-        return _additive(part) if part.dtype == torch.bool else part.float().clamp(min=LOWEST)
+        if part.dtype == torch.bool:
+            return _additive(part)
+        # What hides in float16 is far from the lowest of float32.
+        return part.float().masked_fill(part < torch.finfo(part.dtype).min / 2, LOWEST)
     if mask is not None and not isinstance(mask, Tensor):
         return _additive(_block_mask_rows(mask, rows, keys).to(device))
     if not causal and sliding_window is not None and keys > sliding_window:
