@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from torch import nn
+from transformers import CLIPVisionConfig, LlamaConfig, PretrainedConfig
 
 from corevital.capture.layers import find_decoder_layers
 from tests.models import FAMILIES, LAYERS, tiny_model
@@ -70,3 +71,25 @@ def test_the_decoder_is_what_the_layers_are_in(architecture: Architecture) -> No
 
 def test_a_model_without_layers_has_none() -> None:
     assert find_decoder_layers(nn.Linear(2, 2)) is None
+
+
+class Stack(nn.Module):
+    """Two layers, and what comes before them."""
+
+    def __init__(self, config: PretrainedConfig, before: nn.Module | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.before = before
+        self.layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
+
+
+def test_layers_of_images_are_none_of_the_text() -> None:
+    """As many as the decoder has, and in front of them."""
+    images = Stack(CLIPVisionConfig(num_hidden_layers=2))
+    text = Stack(LlamaConfig(num_hidden_layers=2), before=images)
+    found = find_decoder_layers(text)
+    assert found is not None
+    assert list(found.layers) == list(text.layers)
+    git = find_decoder_layers(Architecture("git", "GitForCausalLM").build())
+    assert git is not None
+    assert {type(layer).__name__ for layer in git.layers} == {"GitLayer"}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from transformers import PretrainedConfig
 
 from corevital.capture.cross_attention import attention_places
 
@@ -166,10 +167,20 @@ def _declared_layers(decoder: nn.Module) -> tuple[nn.Module, ...]:
 def _layers_by_count(stack: nn.Module, count: int | None) -> tuple[nn.Module, ...]:
     if count is None:
         return ()
-    for module in stack.modules():
+    kinds = {type(getattr(stack, "config", None)), type(_text_config(stack))}
+    for module in _of_configurations(stack, kinds):
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return tuple(module)
     return ()
+
+
+def _of_configurations(stack: nn.Module, kinds: set[type]) -> Iterator[nn.Module]:
+    """The modules of ``stack`` without those that a configuration of another kind describes."""
+    yield stack
+    for child in stack.children():
+        config = getattr(child, "config", None)
+        if not isinstance(config, PretrainedConfig) or type(config) in kinds:
+            yield from _of_configurations(child, kinds)
 
 
 def number_of_layers(model: nn.Module) -> int | None:
