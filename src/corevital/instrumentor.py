@@ -69,6 +69,7 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         from transformers.modeling_utils import AttentionInterface
 
         from corevital.capture.attention_functions import LOOKUP, observed_lookup
+        from corevital.capture.attention_modules import restore_attention_modules
         from corevital.capture.continuous_api import find_batching_api
         from corevital.capture.decoding_loops import LOOPS, observed_loop
         from corevital.capture.eager_functions import restore_eager_functions
@@ -112,7 +113,12 @@ class CoreVitalInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             listener,
         )
         processors.ensure_installed()
-        self._undo += [processors.retire, restore_eager_functions, RunMemory.let_go]
+        self._undo += [
+            processors.retire,
+            restore_eager_functions,
+            restore_attention_modules,
+            RunMemory.let_go,
+        ]
         generate = InstrumentedGenerate(GenerationMixin.generate, pipeline)
         for owner, name, wrapped in (
             (GenerationMixin, "generate", _wrapping(generate)),

@@ -35,6 +35,7 @@ _PASSES_ON: Final = frozenset(
         "observed_loop.<locals>.observed",
         "observed_model_call.<locals>.__call__",
         "_observed.<locals>.attention",
+        "_observed_call.<locals>.__call__",
         "GenerationRun._wrap.<locals>.attention",
         "InstrumentedGenerate._generate",
     }

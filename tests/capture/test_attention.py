@@ -15,7 +15,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from corevital.capture import chunk
-from corevital.capture.attention import AttentionReducer
+from corevital.capture.attention import AttentionCall, AttentionReducer
 from corevital.capture.attention_block import Block, WeighedRows
 from corevital.record import AttentionColumns
 from tests.capture.observe import observe
@@ -114,7 +114,7 @@ def attend(
     append_only: bool = True,
 ) -> None:
     reducer.begin_step(append_only=append_only)
-    reducer.observe(0, query, keys, None, None, {})
+    reducer.observe(AttentionCall(0, query, keys, None, None, {}))
     reducer.end_step(step)
 
 
@@ -186,7 +186,7 @@ def test_a_deeper_model_reads_its_keys_no_more_often() -> None:
         seen = keys[:, :, : before + step]
         for layer in range(layers):
             query = torch.randn(1, 2, 1, 4)
-            reducer.observe(layer, query, seen, None, None, {})
+            reducer.observe(AttentionCall(layer, query, seen, None, None, {}))
         reducer.end_step(step)
     reducer.finish()
     (chunk,) = reducer.chunks
@@ -223,8 +223,8 @@ def test_keys_that_do_not_continue_those_before_do_not_mix_with_them() -> None:
 def test_nan_in_a_row_is_seen_and_stays_in_its_layer() -> None:
     reducer = AttentionReducer()
     query, key = torch.randn(1, 2, 1, 4), torch.randn(1, 2, 6, 4)
-    reducer.observe(0, query, key, None, None, {})
-    reducer.observe(1, query * float("nan"), key, None, None, {})
+    reducer.observe(AttentionCall(0, query, key, None, None, {}))
+    reducer.observe(AttentionCall(1, query * float("nan"), key, None, None, {}))
     reducer.end_step(0)
     reducer.reduce()
     entropy = reducer.chunks[0].statistics[0, 0, :, 0]
@@ -243,7 +243,7 @@ def test_a_window_that_the_backend_applies_itself(steps: int, *, append_only: bo
         seen = keys[:, :, : 12 - steps + step + 1]
         options = {"sliding_window": window}
         reducer.begin_step(append_only=append_only)
-        reducer.observe(0, query, seen, None, None, options)
+        reducer.observe(AttentionCall(0, query, seen, None, None, options))
         reducer.end_step(step)
         newest = seen[:, :, -window:].double()
         weights = torch.softmax(query.double() @ newest.mT / 8**0.5, dim=-1)
@@ -270,7 +270,7 @@ def test_a_position_bias_is_added_to_the_scores(rows: int, *, shared: bool) -> N
             bias = parts[0 if shared else layer]
             key = keys[layer][:, :, :seen]
             options = {"position_bias": bias, "scaling": 1.0}
-            reducer.observe(layer, query, key, None, None, options)
+            reducer.observe(AttentionCall(layer, query, key, None, None, options))
             weights = torch.softmax(query.double() @ key.double().mT + bias.double(), dim=-1)
             entropy = -(weights * weights.log2()).sum(-1).squeeze(-1).mean(-1)
             expected.append(entropy)
@@ -293,7 +293,7 @@ def test_cross_attention_has_the_same_keys_at_every_step(*, masked: bool) -> Non
         reducer.begin_step(append_only=True)
         query = torch.randn(2, 2, queries, 4)
         mask = visible.clone() if masked else None
-        reducer.observe(0, query, key, mask, None, {"scaling": 1.0})
+        reducer.observe(AttentionCall(0, query, key, mask, None, {"scaling": 1.0}))
         reducer.end_step(step)
         scores = query[:, :, -1:].double() @ key.double().mT
         weights = torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=-1)

@@ -159,9 +159,9 @@ def test_a_prompt_is_not_kept_alive(
             if each is not None and 400 in each.shape
         )
 
-    def noted_attention(self: AttentionReducer, *call: Any) -> None:
-        note(AttentionCall(*call).query, AttentionCall(*call).weights)
-        observe_attention(self, *call)
+    def noted_attention(self: AttentionReducer, call: AttentionCall) -> None:
+        note(call.query, call.weights)
+        observe_attention(self, call)
 
     def noted_layer(self: GenerationRun, module: Any, args: Any, output: Any) -> None:
         note(output[0] if isinstance(output, tuple) else output)

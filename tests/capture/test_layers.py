@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig, PretrainedConfig
@@ -93,3 +95,25 @@ def test_layers_of_images_are_none_of_the_text() -> None:
     git = find_decoder_layers(Architecture("git", "GitForCausalLM").build())
     assert git is not None
     assert {type(layer).__name__ for layer in git.layers} == {"GitLayer"}
+
+
+def test_a_module_that_is_put_into_a_layer_later_belongs_to_it() -> None:
+    text, layer = Stack(LlamaConfig(num_hidden_layers=2)), nn.Sequential(nn.Linear(2, 2))
+    text.layers[1] = layer
+    found = find_decoder_layers(text)
+    assert found is not None
+    later = nn.Linear(2, 2)
+    assert found.position_of_part(later) is None
+    layer[0] = later
+    assert found.position_of_part(later) == 1
+
+
+def test_no_module_gets_the_identity_of_one_that_is_gone() -> None:
+    """``id`` is free for another as soon as a module is."""
+    text, layer = Stack(LlamaConfig(num_hidden_layers=2)), nn.Sequential(nn.Linear(2, 2))
+    text.layers[1] = layer
+    found = find_decoder_layers(text)
+    gone = weakref.ref(layer[0])
+    layer[0] = nn.Linear(2, 2)
+    assert found is not None
+    assert gone() is not None

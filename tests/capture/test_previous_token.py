@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from corevital.assess.uncertainty import uncertainty
-from corevital.capture.attention import AttentionReducer
+from corevital.capture.attention import AttentionCall, AttentionReducer
 from corevital.capture.previous_token import middle_layers, places_within
 from corevital.record import GenerationRecord
 from tests.capture.observe import observe
@@ -179,7 +179,7 @@ def test_layers_with_fewer_heads_are_padded() -> None:
     reducer = AttentionReducer(weight_layers=range(2))
     for position, heads in enumerate((2, HEADS)):
         query, key = torch.zeros(1, heads, 1, 4), torch.zeros(1, heads, 5, 4)
-        reducer.observe(position, query, key, None, None, {})
+        reducer.observe(AttentionCall(position, query, key, None, None, {}))
     reducer.end_step(0)
     reducer.finish()
 

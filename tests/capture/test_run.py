@@ -15,6 +15,7 @@ from tests.capture.observe import everything_equal, observe, observing
 from tests.capture.recomputation import logit_columns, prompt_columns
 from tests.models import LAYERS, VOCABULARY, GenerativeModel, tiny_model, tiny_prompt
 from tests.smollm2 import LoadedModel
+from tests.zoo.architectures import Architecture
 
 REGISTRY_FAMILIES = ("llama", "gpt2", "qwen2", "qwen3", "phi3", "mixtral")
 OUTPUTS: dict[str, Any] = {
@@ -188,13 +189,18 @@ def test_everything_that_is_returned_stays_the_same(family: str, sampling: bool)
     assert len(records) == 3
 
 
-@pytest.mark.parametrize("family", ["falcon", "bloom", "gptj"])
-def test_attention_outside_the_registry_is_unavailable_and_says_so(family: str) -> None:
-    _, (record,) = observe(tiny_model(family), input_ids=tiny_prompt(), max_new_tokens=4)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        Architecture("openai-gpt", "OpenAIGPTLMHeadModel"),
+        Architecture("xlm", "XLMWithLMHeadModel"),
+    ],
+    ids=str,
+)
+def test_attention_out_of_sight_is_unavailable_and_says_so(architecture: Architecture) -> None:
+    _, (record,) = observe(architecture.build(), **architecture.inputs(1), max_new_tokens=4)
     assert record.attention is None
-    assert record.capture.attention.reason == (
-        "the attention does not go through the attention interface"
-    )
+    assert record.capture.attention.reason == ("no attention goes through the attention interface")
     assert record.logits is not None
     assert record.hidden is not None
 

@@ -20,19 +20,33 @@ from corevital.capture.unobservable import Unobservable
 
 
 class AttentionCall(NamedTuple):
-    """What one layer's attention function was given, and what it returned of weights.
+    """What one layer's attention was given, and what it returned of weights.
 
     ``query`` ``[B, H, Q, D]``; ``key`` ``[B, Hkv, K, D]``, the whole cache; ``mask`` in the form of
-    the backend; ``weights`` ``[B, H, Q, K]`` where the backend returns them; ``options`` are the
-    keyword arguments.
+    the backend; ``weights`` ``[B, H, Q, K]`` where they are returned, without which queries and
+    keys are known; ``options`` are the keyword arguments of an attention function.
     """
 
     position: int
-    query: Tensor
-    key: Tensor
+    query: Tensor | None
+    key: Tensor | None
     mask: Any
     weights: Tensor | None
     options: dict[str, Any]
+
+    @property
+    def rows(self) -> Tensor:
+        """The weights where there are any, else the queries: ``[B, H, Q, ...]``."""
+        rows = self.query if self.weights is None else self.weights
+        assert rows is not None
+        return rows
+
+    @property
+    def keys(self) -> int:
+        """``K``."""
+        if self.key is not None:
+            return self.key.size(2)
+        return self.rows.size(3)
 
 
 _Row = tuple[int, Tensor, int, Any, bool, dict[str, Any], int]
@@ -128,17 +142,11 @@ class AttentionReducer:
         known, self._key_count = self._key_count, None
         self.expected_keys = known + self._growth if known is not None and append_only else None
 
-    def observe(
-        self,
-        position: int,
-        query: Tensor,
-        key: Tensor,
-        mask: Any,
-        weights: Tensor | None,
-        options: dict[str, Any],
-    ) -> None:
-        """Keep what one layer's attention needs for its newest row; as in ``AttentionCall``."""
-        self.keep_row(position, query, self.keep_keys(position, key), mask, weights, options)
+    def observe(self, call: AttentionCall) -> None:
+        """Keep what one layer's attention needs for its newest row."""
+        keys = call.keys if call.key is None else self.keep_keys(call.position, call.key)
+        needs_scores = call.weights is None
+        self.keep_row(call.position, call.rows, keys, call.mask, call.options, needs_scores)
 
     def keep_keys(self, position: int, key: Tensor) -> int:
         """Keep one layer's keys ``[B, Hkv, K, D]`` in place of those before, and return ``K``.
@@ -160,20 +168,19 @@ class AttentionReducer:
     def keep_row(
         self,
         position: int,
-        query: Tensor,
+        given: Tensor,
         keys: int,
         mask: Any,
-        weights: Tensor | None,
         options: dict[str, Any],
+        needs_scores: bool,
     ) -> None:
-        """Keep the newest queries, or weights, of a layer whose keys are kept."""
-        given = query if weights is None else weights
+        """Keep the newest queries of a layer whose keys are kept, or weights."""
         if given.requires_grad:
             given = given.detach()
-        queries = query.size(2)
+        queries = given.size(2)
         # A copy where a view would keep the queries of a whole prompt alive.
         row = given if queries == 1 else given[:, :, -self._kept :].clone()
-        self._rows.append((position, row, keys, mask, weights is None, options, queries))
+        self._rows.append((position, row, keys, mask, needs_scores, options, queries))
 
     def end_step(self, step: int) -> None:
         """Put the rows of all layers by, to be reduced together with those of other steps."""

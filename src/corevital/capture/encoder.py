@@ -141,12 +141,12 @@ class EncoderObserver:
         observed(ATTENTION, self._attention, module, call._replace(position=position))
 
     def _attention(self, module: nn.Module, call: AttentionCall) -> None:
-        rows, _, queries, _ = call.query.shape
-        if call.key.shape[2] != queries:
-            raise Unobservable(f"{queries} positions of the encoder attend to {call.key.shape[2]}")
+        rows, _, queries, _ = call.rows.shape
+        if call.keys != queries:
+            raise Unobservable(f"{queries} positions of the encoder attend to {call.keys}")
         if _is_causal(module, call):
             raise Unobservable("the encoder's attention is causal")
-        valid = self._valid_for(rows, queries, call.query.device)
+        valid = self._valid_for(rows, queries, call.rows.device)
         self._must_be_within_limits(valid)
         if self.attention_maps is None:
             self.attention_rows = RowStatistics(valid)
@@ -213,7 +213,7 @@ class EncoderObserver:
 
     def decoder_attends(self, call: AttentionCall) -> None:
         """A cross-attention of the first step tells which positions the decoder sees."""
-        rows, positions = call.key.shape[0], call.key.shape[2]
+        rows, positions = call.rows.shape[0], call.keys
         if self.output_mask is None and positions == self.output_positions:
             self.output_mask = visible_positions(call.mask, rows, positions)
 

@@ -19,15 +19,37 @@ class DecoderLayers:
     ``layer_position`` maps ``id(layer)`` to the layer's position, ``position_inside`` the ``id`` of
     every module inside a layer to that layer's. In an encoder-decoder, ``position_inside`` is about
     self-attention only, and ``cross_inside`` about cross-attention; ``attention_obstacle`` says why
-    they cannot be told apart, where that is so.
+    they cannot be told apart, where that is so. ``parts`` are those modules, kept because another
+    could get the ``id`` of one that is gone.
     """
 
     decoder: nn.Module
     layers: tuple[nn.Module, ...]
     layer_position: dict[int, int]
     position_inside: dict[int, int]
+    parts: list[nn.Module]
     cross_inside: dict[int, int] = field(default_factory=dict)
     attention_obstacle: str | None = None
+
+    def position_of_part(self, module: nn.Module) -> int | None:
+        """The position of the layer that a module is in, and may have been put into since.
+
+        Of an encoder-decoder, of what was there as self-attention only.
+        """
+        position = self.position_inside.get(id(module))
+        if position is None and not self.cross_inside:
+            position = next(
+                (
+                    place
+                    for place, layer in enumerate(self.layers)
+                    if any(part is module for part in layer.modules())
+                ),
+                None,
+            )
+            if position is not None:
+                self.position_inside[id(module)] = position
+                self.parts.append(module)
+        return position
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +63,7 @@ class EncoderLayers:
     layers: tuple[nn.Module, ...]
     layer_position: dict[int, int]
     position_inside: dict[int, int]
+    parts: list[nn.Module]
 
 
 def find_decoder_layers(model: nn.Module) -> DecoderLayers | None:
@@ -68,13 +91,13 @@ def find_encoder_layers(model: nn.Module) -> EncoderLayers | None:
     get_encoder = getattr(model, "get_encoder", None)
     encoder: Any = get_encoder() if callable(get_encoder) else None
     if not isinstance(encoder, nn.Module) or encoder is model:
-        return EncoderLayers(model, (), {}, {})
+        return EncoderLayers(model, (), {}, {}, [])
     count = _encoder_layer_count(model, encoder)
     for candidate in (encoder, *encoder.children()):
         layers = _layers(candidate, count)
         if layers:
             return EncoderLayers(encoder, layers, *_places(layers))
-    return EncoderLayers(encoder, (), {}, {})
+    return EncoderLayers(encoder, (), {}, {}, [])
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:
@@ -92,9 +115,9 @@ def _cross_attending_layers(model: nn.Module) -> DecoderLayers | None:
         layers = _layers(decoder, number_of_layers(decoder) or number_of_layers(model))
         if layers:
             attention = attention_places(decoder, layers)
-            position, _ = _places(layers)
+            position, _, parts = _places(layers)
             return DecoderLayers(
-                decoder, layers, position, attention.own, attention.cross, attention.reason
+                decoder, layers, position, attention.own, parts, attention.cross, attention.reason
             )
     return None
 
@@ -107,11 +130,15 @@ def _encoder_layer_count(model: nn.Module, encoder: nn.Module) -> int | None:
     return count if isinstance(count, int) else None
 
 
-def _places(layers: tuple[nn.Module, ...]) -> tuple[dict[int, int], dict[int, int]]:
-    """The position of every layer, and of every module inside one."""
+def _places(
+    layers: tuple[nn.Module, ...],
+) -> tuple[dict[int, int], dict[int, int], list[nn.Module]]:
+    """The position of every layer, and of every module inside one, and these modules."""
+    inside = [(part, place) for place, layer in enumerate(layers) for part in layer.modules()]
     return (
         {id(layer): place for place, layer in enumerate(layers)},
-        {id(part): place for place, layer in enumerate(layers) for part in layer.modules()},
+        {id(part): place for part, place in inside},
+        [part for part, _ in inside],
     )
 
 

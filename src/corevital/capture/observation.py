@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from corevital.capture.active import active_run
 from corevital.capture.assisted_run import AssistedRun
+from corevital.capture.attention_modules import observe_attention_modules
 from corevital.capture.beam_columns import collect_beams
 from corevital.capture.beam_run import BeamRun
 from corevital.capture.columns import RunColumns, collect
@@ -120,6 +121,7 @@ class Observation:
         for part in (self.run.layers, self._encoder_layers):
             if part is not None:
                 observe_eager_functions(part.layers)
+                observe_attention_modules(part.layers)
         self._columns: RunColumns | None = None
         self._collected = False
 
@@ -392,7 +394,7 @@ class Observation:
         if self.run.compiled:
             return "the forward pass is compiled"
         if signal in ("attention", "cross_attention", ATTENTION):
-            return "the attention does not go through the attention interface"
+            return "no attention goes through the attention interface"
         return "nothing was seen in the forward pass"
 
 

@@ -73,9 +73,10 @@ class Prefill:
         Raises:
             Unobservable: it has more or fewer queries than the prompt has tokens.
         """
-        if call.query.shape[2] == 1:
+        queries = call.rows.shape[2]
+        if queries == 1:
             return
-        self._must_be_the_prompt(call.query.shape[2])
+        self._must_be_the_prompt(queries)
         self.attention_maps.observe(self._prompt_of_call(call))
 
     def _prompt_of(self, positions: Tensor) -> Tensor:
@@ -88,8 +89,10 @@ class Prefill:
         if not self._candidates:
             return call
         tokens = self.valid.shape[1]
-        weights = None if call.weights is None else call.weights[:, :, :tokens]
-        return call._replace(query=call.query[:, :, :tokens], weights=weights)
+        query, weights = (
+            None if rows is None else rows[:, :, :tokens] for rows in (call.query, call.weights)
+        )
+        return call._replace(query=query, weights=weights)
 
     def _must_be_the_prompt(self, positions: int) -> None:
         positions -= self._candidates

@@ -73,7 +73,7 @@ class _LayerAttention:
         """Whether both layers can be reduced together."""
         return (
             self.call.mask is other.call.mask
-            and self.call.query.shape == other.call.query.shape
+            and self.call.rows.shape == other.call.rows.shape
             and self.options == other.options
             and (self.call.weights is None) == (other.call.weights is None)
         )
@@ -109,7 +109,7 @@ class PromptAttention:
         """Take one layer's attention over the whole prompt; its queries and keys are the same."""
         if self._answers > 1:
             call = _of_each_prompt(call, self._answers)
-        batch, heads, length, _ = call.query.shape
+        batch, heads, length, _ = call.rows.shape
         layer = _LayerAttention(call, ScoreOptions.of(call.options))
         if self._waiting and not layer.goes_with(self._waiting[0]):
             self.reduce()
@@ -123,9 +123,9 @@ class PromptAttention:
         layers, self._waiting = self._waiting, []
         if not layers:
             return
-        batch, heads, length, _ = layers[0].call.query.shape
+        batch, heads, length, _ = layers[0].call.rows.shape
         queries = max(1, min(length, CHUNK_BYTES // (4 * len(layers) * batch * heads * length)))
-        device, shape = layers[-1].call.query.device, (len(layers), batch, heads)
+        device, shape = layers[-1].call.rows.device, (len(layers), batch, heads)
         valid = moved(self._valid, device)
         columns = torch.zeros(*shape, length, dtype=torch.float32, device=device)
         total = torch.zeros(shape, dtype=torch.long, device=device)
@@ -190,9 +190,11 @@ def _sparse_weights(
 def _of_each_prompt(call: AttentionCall, answers: int) -> AttentionCall:
     """The rows of one layer's call that are the first of ``answers`` to their prompt."""
     # Copies where views would keep the rows of all answers alive; the keys are the cache's.
-    weights = None if call.weights is None else call.weights[::answers].clone()
-    query = call.query[::answers].clone()
-    return call._replace(query=query, key=call.key[::answers], weights=weights)
+    query, weights = (
+        None if rows is None else rows[::answers].clone() for rows in (call.query, call.weights)
+    )
+    key = None if call.key is None else call.key[::answers]
+    return call._replace(query=query, key=key, weights=weights)
 
 
 def _weights(
@@ -204,8 +206,8 @@ def _weights(
     Masks and position biases are still those of all rows, of which ``answers`` have each prompt.
     """
     first = layers[0]
-    length, width = first.call.query.shape[2:]
-    device = layers[-1].call.query.device
+    length, width = first.call.rows.shape[2:]
+    device = layers[-1].call.rows.device
     given = [layer.call.weights for layer in layers if layer.call.weights is not None]
     # Without an explicit mask, causal attention sees no later keys.
     seen = stop if first.call.mask is None and causal else length
@@ -218,10 +220,9 @@ def _weights(
         parts = [weights[:, :, start:stop, :length].to(device) for weights in given]
         return torch.stack(parts).float(), mask
     parts = [
-        first.options.product(layer.call.query[:, :, start:stop], layer.call.key[:, :, :keys]).to(
-            device
-        )
-        for layer in layers
+        first.options.product(query[:, :, start:stop], key[:, :, :keys]).to(device)
+        for query, key in (layer.call[1:3] for layer in layers)
+        if query is not None and key is not None
     ]
     scores = parts[0][None] if len(parts) == 1 else torch.stack(parts)
     del parts

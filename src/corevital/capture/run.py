@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from corevital.capture.attention import AttentionCall, AttentionReducer
 from corevital.capture.attention_functions import AttentionFunction, AttentionLookup
+from corevital.capture.attention_modules import ModuleAttention
 from corevital.capture.cache import keeps_cross_attention, only_appends
 from corevital.capture.chunk import MOST_STEPS
 from corevital.capture.chunked_prefill import ChunkedPrefill
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 _ON_RISK_STEPS: Final = 8
 _CONTINUED: Final = "the prompt continues a cache"
+_OTHER: Final = -1
+"""In place of a layer's position: no self-attention of the decoder's."""
 
 
 class GenerationRun(PutBy):
@@ -119,6 +122,7 @@ class GenerationRun(PutBy):
         self._observing_forward = False
         self._token_due = False
         self._wrapped: dict[AttentionFunction, AttentionFunction] = {}
+        self._module_attention = ModuleAttention()
         self._not_done: Tensor | None = None
         self._rows_to_stop: Tensor | None = None
         self._risk = None if plan.escalate is None else RiskCheck(plan.escalate)
@@ -396,8 +400,9 @@ class GenerationRun(PutBy):
                 put_by = self.attention_put_by
                 if put_by is None or position is None:
                     mask = args[0] if args else kwargs.get("attention_mask")
-                    given = (query, key, mask, result[1], kwargs)
-                    self._attention_returns(module, position, given)
+                    place = _OTHER if position is None else position
+                    call = AttentionCall(place, query, key, mask, result[1], kwargs)
+                    self._attention_returns(module, call)
                 else:
                     keys = key.size(2)
                     if keys == self.expected_keys and not key.requires_grad:
@@ -411,23 +416,47 @@ class GenerationRun(PutBy):
 
         return attention
 
-    def _attention_returns(
-        self,
-        module: nn.Module,
-        position: int | None,
-        given: tuple[Tensor, Tensor, Any, Tensor | None, dict[str, Any]],
+    def wants_attention_of(self, module: nn.Module) -> bool:
+        """Whether to look at what an attention module returns."""
+        if self.encoder is not None and self.encoder.running:
+            return True
+        if not self._observing_forward or "attention" in self.signals.unavailable:
+            return False
+        if self.everything:
+            return True
+        position = self._position_of_part(module)
+        if position is None:
+            position = self._cross_inside.get(id(module))
+        return position == self._last
+
+    def _position_of_part(self, module: nn.Module) -> int | None:
+        return None if self.layers is None else self.layers.position_of_part(module)
+
+    def attention_module_returns(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        """An attention function returns, at a layer's position or outside of the layers."""
-        heads = given[0].shape[1]
-        if self._divided and (is_shard(given[0]) or heads != self._heads):
+        """An attention module whose attention is not looked up returns, perhaps its weights."""
+        self.signals.observe("attention", self._see_module, module, args, kwargs, output)
+
+    def _see_module(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        position = self._position_of_part(module)
+        place = _OTHER if position is None else position
+        weights, mask = self._module_attention.weights_and_mask(module, args, kwargs, output)
+        self._attention_returns(module, AttentionCall(place, None, None, mask, weights, {}))
+
+    def _attention_returns(self, module: nn.Module, call: AttentionCall) -> None:
+        """An attention returns, at a layer's position or outside of the layers."""
+        heads = call.rows.shape[1]
+        if self._divided and (is_shard(call.rows) or heads != self._heads):
             self._refuse_attention(heads)
-        elif position is None:
+        elif call.position == _OTHER:
             if self.encoder is not None:
-                self._other_attention(self.encoder, module, AttentionCall(-1, *given))
+                self._other_attention(self.encoder, module, call)
         elif "attention" not in self.signals.unavailable:
-            self.attention.observe(position, *given)
+            self.attention.observe(call)
             if self._reading_prompt is not None:
-                call = AttentionCall(position, *given)
                 self.signals.observe("prompt", self._reading_prompt.attention, call)
 
     def _refuse_attention(self, seen: int) -> None:
@@ -446,7 +475,8 @@ class GenerationRun(PutBy):
         keep_row = self.attention.keep_row
         for position, query, keys, args, kwargs, weights in self.attention_put_by or ():
             mask = args[0] if args else kwargs.get("attention_mask")
-            keep_row(position, query, keys, mask, weights, kwargs)
+            rows, needs_scores = (query, True) if weights is None else (weights, False)
+            keep_row(position, rows, keys, mask, kwargs, needs_scores)
 
     def _other_attention(
         self, encoder: EncoderObserver, module: nn.Module, call: AttentionCall
@@ -461,7 +491,7 @@ class GenerationRun(PutBy):
         if self.next_step == 0:
             self.signals.observe("cross_attention", encoder.decoder_attends, call)
         call = call._replace(position=position)
-        self.signals.observe("cross_attention", self.cross_attention.observe, *call)
+        self.signals.observe("cross_attention", self.cross_attention.observe, call)
 
     def forward_returns(self, output: Any) -> None:
         """The model's forward pass ends: the step's rows and states are complete."""
