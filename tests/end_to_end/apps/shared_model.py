@@ -93,6 +93,8 @@ def main(folder: str, sharing: str, results: str) -> None:
         model, **loop, logits_processor=forcing(LOOP), observed=rank == 0, stop_on="repetition"
     )
     Path(results, f"{rank}.json").write_text(json.dumps(written))
+    # None takes its connections down while another is still at it.
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
