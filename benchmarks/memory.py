@@ -127,7 +127,7 @@ def tiny_llama(positions: int) -> Any:
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=16,
         num_key_value_heads=2,
         max_position_embeddings=positions,
     )
@@ -273,7 +273,7 @@ and the lists of fixed size that its attention weights come in.
 ## Tokens
 
 Resident bytes that each token after the first {EARLY} leaves behind; plain, those of the cache. A
-model of 2 layers and 4 heads. The peak is reached at the end, when the record is made.
+model of 2 layers and 16 heads. The peak is reached at the end, when the record is made.
 
 {of_tokens(options.tokens, options.device)}
 """
