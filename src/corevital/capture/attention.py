@@ -11,7 +11,7 @@ from torch import Tensor
 from corevital.capture.attention_block import Block, StepLayers, row_bias
 from corevital.capture.attention_scores import ScoreOptions, head_statistics, log_visible
 from corevital.capture.autocast import unaffected_by_autocast
-from corevital.capture.chunk import MOST_STEPS, Chunk
+from corevital.capture.chunk import MOST_STEPS, Chunk, join_newest
 from corevital.capture.previous_token import newest_token_weight, places_within
 from corevital.capture.run_memory import RunMemory
 from corevital.capture.scratch import Scratch
@@ -211,6 +211,7 @@ class AttentionReducer:
         for chunks, decided in self._all_decided():
             chunks[decided:] = [_rows_of(chunk, rows) for chunk in chunks[decided:]]
         self._decided = None
+        self._join()
 
     def forget_undecided(self) -> None:
         """Forget a step whose rows were undecided and have not been chosen."""
@@ -332,3 +333,10 @@ class AttentionReducer:
         if previous_token:
             weights = torch.cat(previous_token, dim=2)
             self.previous_token.append(Chunk(steps, tuple(weighed_positions), weights))
+        if self._decided is None:
+            self._join()
+
+    def _join(self) -> None:
+        for chunks in (self.chunks, self.previous_token):
+            if chunks:
+                join_newest(chunks)

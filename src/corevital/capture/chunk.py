@@ -22,6 +22,39 @@ class Chunk:
     statistics: Tensor
 
 
+def join_newest(chunks: list[Chunk]) -> None:
+    """Make one of the newest chunks of the last one's layers, once they are ``MOST_STEPS`` steps.
+
+    A tensor of few numbers is mostly what describes it.
+    """
+    newest, steps = chunks[-1], 0
+    for start in range(len(chunks) - 1, -1, -1):
+        chunk = chunks[start]
+        if chunk.positions == newest.positions:
+            if len(chunk.steps) >= MOST_STEPS or not _alike(chunk.statistics, newest.statistics):
+                return
+            steps += len(chunk.steps)
+        if steps >= MOST_STEPS:
+            behind = chunks[start:]
+            same = [each for each in behind if each.positions == newest.positions]
+            others = [each for each in behind if each.positions != newest.positions]
+            chunks[start:] = [*others, _joined(same)]
+            return
+
+
+def _alike(statistics: Tensor, others: Tensor) -> bool:
+    """Whether both differ in their steps only."""
+    if statistics.device != others.device:
+        return False
+    return (statistics.shape[0], *statistics.shape[2:]) == (others.shape[0], *others.shape[2:])
+
+
+def _joined(chunks: list[Chunk]) -> Chunk:
+    steps = tuple(step for chunk in chunks for step in chunk.steps)
+    statistics = torch.cat([chunk.statistics for chunk in chunks], dim=1)
+    return Chunk(steps, chunks[0].positions, statistics)
+
+
 def bytes_together(device: torch.device) -> int:
     """How much is reduced at once: what a CPU's caches hold, or what is worth a launch."""
     return _CACHED_BYTES if device.type == "cpu" else BUFFER_BYTES
