@@ -62,11 +62,14 @@ def padded(architecture: Architecture) -> dict[str, torch.Tensor]:
 
 
 def generated(
-    model: GenerativeModel, inputs: dict[str, torch.Tensor], **settings: Any
+    model: GenerativeModel,
+    inputs: dict[str, torch.Tensor],
+    settings: dict[str, Any] | None = None,
+    **asked: Any,
 ) -> tuple[Any, list[GenerationRecord]]:
     """The library's own outputs, attentions among them, and the records of the same tokens."""
-    asked: Any = {"do_sample": False, "max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
-    arguments = {"pad_token_id": 0, **asked, **inputs}
+    greedy: Any = {"do_sample": False, "max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
+    arguments: Any = {"pad_token_id": 0, **greedy, **inputs, **asked}
     tokens, records = observe(model, settings, **arguments)
     plain: Any = model.generate(**arguments)
     outputs: Any = model.generate(**arguments, output_attentions=True, return_dict_in_generate=True)
@@ -94,6 +97,31 @@ def test_the_attention_of_a_decoder(architecture: Architecture) -> None:
     outputs, records = generated(architecture.build_or_skip(), padded(architecture))
     for row, record in enumerate(records):
         assert_attention_equals(record.attention, outputs.attentions, row)
+        assert_own_token_equals(record.attention, outputs.attentions, row)
+
+
+def assert_own_token_equals(columns: AttentionColumns | None, attentions: Any, row: int) -> None:
+    """The last key with any weight is that of the newest token."""
+    assert columns is not None
+    assert columns.previous_token_weight is not None
+    layers, values = columns.previous_token_weight.layers, columns.previous_token_weight.values
+    for step, weights in enumerate(attentions):
+        for place, layer in enumerate(layers):
+            rows = weights[layer][row, :, -1]
+            newest = int(rows.any(0).nonzero().max())
+            np.testing.assert_allclose(values[step, place], rows[:, newest], atol=1e-3)
+
+
+@pytest.mark.parametrize("family", ["bloom", "gptj", "codegen"])
+def test_a_cache_of_fixed_size(family: str) -> None:
+    (architecture,) = (each for each in DECODERS if each.model_type == family)
+    outputs, records = generated(
+        architecture.build(), padded(architecture), cache_implementation="static"
+    )
+    assert outputs.attentions[0][0].shape[-1] > outputs.attentions[0][0].shape[-2]
+    for row, record in enumerate(records):
+        assert_attention_equals(record.attention, outputs.attentions, row)
+        assert_own_token_equals(record.attention, outputs.attentions, row)
 
 
 @pytest.mark.parametrize("architecture", ENCODER_DECODERS, ids=str)
@@ -165,7 +193,7 @@ def test_the_attention_of_the_prompt() -> None:
 def test_a_summary_has_the_last_layer_only() -> None:
     architecture = Architecture("gptj", "GPTJForCausalLM")
     outputs, (record, _) = generated(
-        architecture.build(), architecture.inputs(2), capture="summary"
+        architecture.build(), architecture.inputs(2), {"capture": "summary"}
     )
     assert record.attention is not None
     assert record.attention.layers.tolist() == [1]
