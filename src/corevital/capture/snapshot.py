@@ -20,13 +20,18 @@ class HostCopies:
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Tensor, PendingCopy]] = {}
+        self._used: dict[int, tuple[Tensor, PendingCopy]] = {}
 
     def of(self, tensor: Tensor) -> PendingCopy:
         """The copy of ``tensor``, begun now if it is new."""
-        known = self._known.get(id(tensor))
-        if known is None:
-            known = self._known[id(tensor)] = (tensor, PendingCopy(tensor))
+        place = id(tensor)
+        known = self._used.get(place) or self._known.get(place) or (tensor, PendingCopy(tensor))
+        self._used[place] = known
         return known[1]
+
+    def forget_unused(self) -> None:
+        """Let go of what was not asked for since the last time: it is part of another by now."""
+        self._known, self._used = self._used, {}
 
 
 class Snapshot:
@@ -62,6 +67,7 @@ class Snapshot:
         seen.encoder = None
         prefill = run.certain_prefill
         seen.prefill = self._prefill(prefill) if layers and prefill is not None else None
+        copies.forget_unused()
 
     @property
     def arrived(self) -> bool:
