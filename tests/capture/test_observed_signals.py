@@ -97,6 +97,17 @@ def test_nothing_is_observed_with_gradients(signals: ObservedSignals) -> None:
     assert seen == [False]
 
 
+def test_what_is_observed_inside_is_counted_once(signals: ObservedSignals) -> None:
+    def outer() -> None:
+        signals.observe("prompt", time.sleep, PAUSE)
+        time.sleep(PAUSE)
+
+    started = time.perf_counter()
+    signals.observe("attention", outer)
+    signals.observe("logits", time.sleep, PAUSE)
+    assert 3 * PAUSE <= signals.seconds <= time.perf_counter() - started
+
+
 def test_time_inside_of_what_is_timed_counts_once(signals: ObservedSignals) -> None:
     signals.observe("logits", time.sleep, PAUSE)
     assert signals.seconds >= PAUSE

@@ -42,14 +42,15 @@ class ObservedSignals:
         """Call ``observe``, unless the signal has ended; its failure never ends the generation."""
         if signal in self.unavailable:
             return
-        started = time.perf_counter()
+        started, before = time.perf_counter(), self.seconds
         try:
             # A loop may compute gradients; what is observed has no part in them.
             with torch.no_grad() if torch.is_grad_enabled() else _AS_IT_IS:
                 observe(*args)
         except Exception as error:
             self.fail(signal, error)
-        self.seconds += time.perf_counter() - started
+        # What was observed inside is part of it.
+        self.seconds = before + time.perf_counter() - started
 
     def end(self, reason: str, *signals: str) -> None:
         """Observe no more of these, for this reason."""
