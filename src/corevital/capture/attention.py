@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -47,6 +48,13 @@ class AttentionCall(NamedTuple):
         if self.key is not None:
             return self.key.size(2)
         return self.rows.size(3)
+
+    def taking(self, take: Callable[[Tensor], Tensor]) -> AttentionCall:
+        """The same with another choice of queries or rows of the batch."""
+        query, weights = (
+            None if rows is None else take(rows) for rows in (self.query, self.weights)
+        )
+        return self._replace(query=query, weights=weights)
 
 
 _Row = tuple[int, Tensor, int, Any, bool, dict[str, Any], int]

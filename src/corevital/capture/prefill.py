@@ -89,10 +89,7 @@ class Prefill:
         if not self._candidates:
             return call
         tokens = self.valid.shape[1]
-        query, weights = (
-            None if rows is None else rows[:, :, :tokens] for rows in (call.query, call.weights)
-        )
-        return call._replace(query=query, weights=weights)
+        return call.taking(lambda rows: rows[:, :, :tokens])
 
     def _must_be_the_prompt(self, positions: int) -> None:
         positions -= self._candidates

@@ -69,6 +69,13 @@ class _LayerAttention:
         bias: Tensor = self.call.options["position_bias"]
         return bias
 
+    def product(self, queries: slice, keys: int) -> Tensor:
+        """Of some queries with the first ``keys``, as of ``ScoreOptions.product``."""
+        query, key = self.call.query, self.call.key
+        assert query is not None
+        assert key is not None
+        return self.options.product(query[:, :, queries], key[:, :, :keys])
+
     def goes_with(self, other: _LayerAttention) -> bool:
         """Whether both layers can be reduced together."""
         return (
@@ -190,11 +197,8 @@ def _sparse_weights(
 def _of_each_prompt(call: AttentionCall, answers: int) -> AttentionCall:
     """The rows of one layer's call that are the first of ``answers`` to their prompt."""
     # Copies where views would keep the rows of all answers alive; the keys are the cache's.
-    query, weights = (
-        None if rows is None else rows[::answers].clone() for rows in (call.query, call.weights)
-    )
     key = None if call.key is None else call.key[::answers]
-    return call._replace(query=query, key=key, weights=weights)
+    return call.taking(lambda rows: rows[::answers].clone())._replace(key=key)
 
 
 def _weights(
@@ -219,11 +223,7 @@ def _weights(
     if given:
         parts = [weights[:, :, start:stop, :length].to(device) for weights in given]
         return torch.stack(parts).float(), mask
-    parts = [
-        first.options.product(query[:, :, start:stop], key[:, :, :keys]).to(device)
-        for query, key in (layer.call[1:3] for layer in layers)
-        if query is not None and key is not None
-    ]
+    parts = [layer.product(slice(start, stop), keys).to(device) for layer in layers]
     scores = parts[0][None] if len(parts) == 1 else torch.stack(parts)
     del parts
     scores = first.options.apply(scores, width)
