@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import FalconConfig, FalconForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bloom.modeling_bloom import BloomAttention
 from transformers.models.gptj.modeling_gptj import GPTJAttention
@@ -21,10 +20,11 @@ from corevital.capture.attention_modules import (
     observe_attention_modules,
     restore_attention_modules,
 )
-from corevital.record import AttentionColumns
+from corevital.record import AttentionColumns, Captured
+from tests.capture.loops import contrasting, of_everything, of_the_newest
 from tests.capture.observe import everything_equal, observe, observing
 from tests.capture.recomputation import row_statistics
-from tests.models import GenerativeModel, tiny_prompt
+from tests.models import GenerativeModel, tiny_model, tiny_prompt
 from tests.zoo.architectures import Architecture
 
 TOKENS = 12
@@ -49,6 +49,7 @@ ENCODER_DECODERS = [
     Architecture("led", "LEDForConditionalGeneration"),
     Architecture("speecht5", "SpeechT5ForSpeechToText"),
 ]
+NO_TOKENS = "the attention has learned keys, which are no tokens"
 IF_ASKED = "the attention returns its weights only with output_attentions=True"
 
 
@@ -79,7 +80,7 @@ def generated(
     return outputs, records
 
 
-def assert_attention_equals(columns: AttentionColumns | None, attentions: Any, row: int) -> None:
+def assert_rows_equal(columns: AttentionColumns | None, attentions: Any, row: int) -> None:
     """``attentions`` are by step and layer, ``[B, H, Q, K]``."""
     assert columns is not None
     assert columns.layers.tolist() == list(range(len(attentions[0])))
@@ -90,14 +91,6 @@ def assert_attention_equals(columns: AttentionColumns | None, attentions: Any, r
             for name, expected in row_statistics(rows[:, (rows > 0).any(0)]).items():
                 observed = getattr(columns, name)[step, layer]
                 np.testing.assert_allclose(observed, expected, atol=1e-4, err_msg=name)
-
-
-@pytest.mark.parametrize("architecture", DECODERS, ids=str)
-def test_the_attention_of_a_decoder(architecture: Architecture) -> None:
-    outputs, records = generated(architecture.build_or_skip(), padded(architecture))
-    for row, record in enumerate(records):
-        assert_attention_equals(record.attention, outputs.attentions, row)
-        assert_own_token_equals(record.attention, outputs.attentions, row)
 
 
 def assert_own_token_equals(columns: AttentionColumns | None, attentions: Any, row: int) -> None:
@@ -112,6 +105,19 @@ def assert_own_token_equals(columns: AttentionColumns | None, attentions: Any, r
             np.testing.assert_allclose(values[step, place], rows[:, newest], atol=1e-3)
 
 
+def assert_attention_equals(records: list[GenerationRecord], attentions: Any) -> None:
+    """Of the decoder's own tokens, of every sequence."""
+    for row, record in enumerate(records):
+        assert_rows_equal(record.attention, attentions, row)
+        assert_own_token_equals(record.attention, attentions, row)
+
+
+@pytest.mark.parametrize("architecture", DECODERS, ids=str)
+def test_the_attention_of_a_decoder(architecture: Architecture) -> None:
+    outputs, records = generated(architecture.build_or_skip(), padded(architecture))
+    assert_attention_equals(records, outputs.attentions)
+
+
 @pytest.mark.parametrize("family", ["bloom", "gptj", "codegen"])
 def test_a_cache_of_fixed_size(family: str) -> None:
     (architecture,) = (each for each in DECODERS if each.model_type == family)
@@ -119,17 +125,15 @@ def test_a_cache_of_fixed_size(family: str) -> None:
         architecture.build(), padded(architecture), cache_implementation="static"
     )
     assert outputs.attentions[0][0].shape[-1] > outputs.attentions[0][0].shape[-2]
-    for row, record in enumerate(records):
-        assert_attention_equals(record.attention, outputs.attentions, row)
-        assert_own_token_equals(record.attention, outputs.attentions, row)
+    assert_attention_equals(records, outputs.attentions)
 
 
 @pytest.mark.parametrize("architecture", ENCODER_DECODERS, ids=str)
 def test_both_attentions_of_an_encoder_decoder(architecture: Architecture) -> None:
     outputs, records = generated(architecture.build_or_skip(), padded(architecture))
+    assert_attention_equals(records, outputs.decoder_attentions)
     for row, record in enumerate(records):
-        assert_attention_equals(record.attention, outputs.decoder_attentions, row)
-        assert_attention_equals(record.cross_attention, outputs.cross_attentions, row)
+        assert_rows_equal(record.cross_attention, outputs.cross_attentions, row)
 
 
 @pytest.mark.parametrize("class_name", ["MvpForConditionalGeneration", "SpeechT5ForSpeechToText"])
@@ -149,34 +153,19 @@ def test_the_attention_of_an_encoder(class_name: str) -> None:
 
 
 @pytest.mark.parametrize("alibi", [False, True])
-def test_falcon_where_it_computes_weights(alibi: bool) -> None:
-    model = falcon(alibi=alibi, attn_implementation="eager")
-    inputs = {"input_ids": tiny_prompt(2), "attention_mask": torch.ones(2, 12, dtype=torch.long)}
-    inputs["attention_mask"][1, :3] = 0
-    outputs, records = generated(model, inputs)
-    for row, record in enumerate(records):
-        assert_attention_equals(record.attention, outputs.attentions, row)
+def test_falcon_where_it_computes_weights(*, alibi: bool) -> None:
+    model = tiny_model("falcon", alibi=alibi, attn_implementation="eager")
+    mask = torch.ones(2, 12, dtype=torch.long)
+    mask[1, :3] = 0
+    outputs, records = generated(model, {"input_ids": tiny_prompt(2), "attention_mask": mask})
+    assert_attention_equals(records, outputs.attentions)
 
 
 def test_falcon_where_it_computes_none() -> None:
-    _, (record,) = observe(
-        falcon(attn_implementation="sdpa"),
-        input_ids=tiny_prompt(1),
-        do_sample=False,
-        max_new_tokens=4,
-    )
+    model = tiny_model("falcon", attn_implementation="sdpa")
+    _, (record,) = observe(model, input_ids=tiny_prompt(1), do_sample=False, max_new_tokens=4)
     assert record.attention is None
     assert record.capture.attention.reason == IF_ASKED
-
-
-def falcon(**settings: Any) -> GenerativeModel:
-    size: Any = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
-    configuration = FalconConfig(vocab_size=512, **size, **settings)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model: Any = FalconForCausalLM(configuration).eval()
-    generative: GenerativeModel = model
-    return generative
 
 
 def test_the_attention_of_the_prompt() -> None:
@@ -219,16 +208,24 @@ def test_weights_that_are_asked_for_are_the_application_s_as_before() -> None:
 
 
 class Spy(nn.Module):
-    """Sees what an attention module returns to its layer."""
+    """Sees what an attention module is asked, and what it returns to its layer."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
-        self.seen: list[Any] = []
+        self.asked: list[bool] = []
+        self.returned: list[Any] = []
+        inner_forward: Any = inner.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            self.asked.append(kwargs["output_attentions"])
+            return inner_forward(*args, **kwargs)
+
+        inner.forward = forward
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = self.inner(*args, **kwargs)
-        self.seen.append(output[1])
+        self.returned.append(output[1])
         return output
 
 
@@ -241,11 +238,48 @@ def test_weights_that_were_not_asked_for_do_not_reach_the_layer() -> None:
         model, **architecture.inputs(2), do_sample=False, max_new_tokens=TOKENS
     )
     assert record.attention is not None
-    assert layer.self_attn.seen == [None] * record.steps
+    assert layer.self_attn.asked == [True] * record.steps
+    assert layer.self_attn.returned == [None] * record.steps
 
 
-def test_a_hook_of_the_application_sees_what_it_would_have_seen() -> None:
-    """So its module is not asked for weights."""
+def test_a_module_is_not_asked_where_another_has_refused() -> None:
+    architecture = Architecture("mvp", "MvpForConditionalGeneration")
+    model: Any = architecture.build()
+    first, second = model.get_decoder().layers
+    second.self_attn = Spy(second.self_attn)
+    with first.self_attn.register_forward_hook(lambda *_: None):
+        _, (record, _) = observe(
+            model, **architecture.inputs(2), do_sample=False, max_new_tokens=TOKENS
+        )
+    assert record.attention is None
+    assert second.self_attn.asked == [False] * record.steps
+
+
+def test_a_module_is_not_asked_in_a_forward_pass_of_no_token() -> None:
+    architecture = Architecture("mvp", "MvpForCausalLM")
+    model: Any = architecture.build()
+    layer = model.get_decoder().layers[0]
+    layer.self_attn = Spy(layer.self_attn)
+    _, (record, _) = observe(
+        model,
+        **architecture.inputs(2),
+        max_new_tokens=4,
+        custom_generate=contrasting(of_everything, of_the_newest, steps=4),
+    )
+    assert record.attention is not None
+    assert layer.self_attn.asked == [True, False] * 4
+
+
+@pytest.mark.parametrize(
+    ("module", "signal"),
+    [
+        ("model.decoder.layers.0.self_attn", "attention"),
+        ("model.decoder.layers.0.encoder_attn", "cross_attention"),
+        ("model.encoder.layers.0.self_attn", "encoder_attention"),
+    ],
+)
+def test_a_hook_of_the_application_sees_what_it_would_have_seen(module: str, signal: str) -> None:
+    """So its module is not asked for weights, and only what that would have shown is missing."""
     architecture = Architecture("mvp", "MvpForConditionalGeneration")
     model: Any = architecture.build()
     seen: list[Any] = []
@@ -253,14 +287,14 @@ def test_a_hook_of_the_application_sees_what_it_would_have_seen() -> None:
     def hook(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         seen.append((kwargs["output_attentions"], output[1]))
 
-    module = model.get_decoder().layers[0].self_attn
-    with module.register_forward_hook(hook, with_kwargs=True):
+    with model.get_submodule(module).register_forward_hook(hook, with_kwargs=True):
         _, (record, _) = observe(
             model, **architecture.inputs(2), do_sample=False, max_new_tokens=TOKENS
         )
-    assert seen == [(False, None)] * record.steps
-    assert record.attention is None
-    assert record.capture.attention.reason == IF_ASKED
+    assert seen == [(False, None)] * (1 if "encoder.layers" in module else record.steps)
+    for each in ("attention", "cross_attention", "encoder_attention"):
+        reason = IF_ASKED if each == signal else None
+        assert getattr(record.capture, each) == Captured(reason is None, reason)
 
 
 def test_a_subclass_of_the_application_s_own_is_left_alone() -> None:
@@ -285,16 +319,19 @@ def test_a_subclass_of_the_application_s_own_is_left_alone() -> None:
     assert records[1].capture.failures == 0
 
 
-def test_keys_of_which_the_mask_does_not_tell() -> None:
-    """Prompt tuning of MVP puts keys in front that its mask does not have."""
-    model: Any = Architecture("mvp", "MvpForConditionalGeneration").build()
+def test_keys_that_are_no_tokens() -> None:
+    """Prompt tuning of MVP puts them in front."""
+    architecture = Architecture("mvp", "MvpForConditionalGeneration")
+    model: Any = architecture.build()
     model.config.use_prompt = True
     tuned = type(model)(model.config).eval()
-    inputs = Architecture("mvp", "MvpForConditionalGeneration").inputs(2)
-    _, (record, _) = observe(tuned, **inputs, do_sample=False, max_new_tokens=TOKENS)
-    assert record.attention is None
-    reason = "the attention has keys of which its mask does not tell"
-    assert record.capture.attention.reason == reason
+    _, (record, _) = observe(
+        tuned, **architecture.inputs(2), do_sample=False, max_new_tokens=TOKENS
+    )
+    refused = Captured(available=False, reason=NO_TOKENS)
+    assert record.capture.attention == record.capture.cross_attention == refused
+    # The newest release has lost the encoder's, whose attention is to tokens alone then.
+    assert (record.capture.encoder_attention == refused) == tuned.get_encoder().use_prompt
     assert record.capture.failures == 0
 
 

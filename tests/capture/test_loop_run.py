@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from corevital import GenerationRecord
 from corevital.capture.chunk import MOST_STEPS
 from tests.capture.contrastive_search import cached_search, uncached_search
-from tests.capture.loops import library_loop
+from tests.capture.loops import contrasting, library_loop, of_everything, of_the_newest
 from tests.capture.observe import observe, observing
 from tests.capture.teacher_forcing import assert_records_equal_forced, forced_surprisal, own_length
 from tests.models import tiny_model, tiny_prompt
@@ -130,33 +130,6 @@ def test_a_forward_pass_too_many_in_the_end() -> None:
     sequences, records = with_loop(one_more)
     assert [record.steps for record in records] == [5, 5]
     assert_records_equal_forced(records, tiny_model("llama"), sequences, PROMPT)
-
-
-View = Callable[[Any, torch.Tensor], torch.Tensor]
-"""A model's logits ``[B, V]`` behind a text."""
-
-
-def of_everything(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
-    logits: torch.Tensor = model(input_ids).logits[:, -1]
-    return logits
-
-
-def of_the_newest(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
-    return of_everything(model, input_ids[:, -3:])
-
-
-def contrasting(first: View, second: View, steps: int, penalty: float = 0.5) -> Callable[..., Any]:
-    """Contrastive decoding: by one view of the model's own against another."""
-
-    def loop(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
-        for _step in range(steps):
-            views = first(model, input_ids), second(model, input_ids)
-            likely, unlikely = (logits.log_softmax(-1) for logits in views)
-            chosen = (likely - penalty * unlikely).argmax(-1, keepdim=True)
-            input_ids = torch.cat((input_ids, chosen), dim=-1)
-        return input_ids
-
-    return loop
 
 
 def looking_twice_at_one_token(steps: int) -> Callable[..., torch.Tensor]:
@@ -332,23 +305,6 @@ def two_equal_passes(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Ten
     return looped
 
 
-def tries_one_by_one(
-    model: Any, input_ids: torch.Tensor, stopping_criteria: Any, **_: Any
-) -> torch.Tensor:
-    """Contrastive search with little memory: a forward pass for each token that is tried."""
-    logits = model(input_ids).logits[:, -1]
-    while True:
-        candidates = logits.topk(2).indices
-        tried = [
-            model(torch.cat((input_ids, candidates[:, at : at + 1]), dim=-1)).logits[:, -1]
-            for at in range(2)
-        ]
-        logits = tried[1]
-        input_ids = torch.cat((input_ids, candidates[:, 1:]), dim=-1)
-        if stopping_criteria(input_ids, None).all():
-            return input_ids
-
-
 def trying(model: Any, input_ids: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
     """Logits ``[B, n, V]`` behind each of ``candidates`` ``[B, n]``, of one forward pass."""
     rows = input_ids.repeat_interleave(candidates.shape[1], 0)
@@ -356,65 +312,60 @@ def trying(model: Any, input_ids: torch.Tensor, candidates: torch.Tensor) -> tor
     return tried.unflatten(0, candidates.shape)
 
 
-def asks_about(
-    asked: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+Choice = tuple[torch.Tensor, torch.Tensor]
+"""Tokens ``[B, 1]``, and the logits ``[B, V]`` behind them."""
+
+
+def choosing(
+    choose: Callable[[Any, torch.Tensor, torch.Tensor], Choice],
+    asked: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> Callable[..., torch.Tensor]:
-    """Tries two tokens, and asks the criteria about ``asked(input_ids, candidates)``."""
+    """Four tokens, each chosen from the four likeliest; what the criteria are ``asked`` about."""
 
     def loop(model: Any, input_ids: torch.Tensor, stopping_criteria: Any, **_: Any) -> torch.Tensor:
-        logits = model(input_ids).logits[:, -1]
+        logits = of_everything(model, input_ids)
         for _step in range(4):
-            candidates = logits.topk(2).indices
-            logits = trying(model, input_ids, candidates)[:, 0]
-            stopping_criteria(asked(input_ids, candidates), None)
-            input_ids = torch.cat((input_ids, candidates[:, :1]), dim=-1)
+            candidates = logits.topk(4).indices
+            chosen, logits = choose(model, input_ids, candidates)
+            longer = torch.cat((input_ids, chosen), dim=-1)
+            stopping_criteria(longer if asked is None else asked(input_ids, candidates), None)
+            input_ids = longer
         return input_ids
 
+    loop.__name__ = choose.__name__
     return loop
 
 
-def tries_others_behind_a_failure(
-    model: Any, input_ids: torch.Tensor, stopping_criteria: Any, **_: Any
-) -> torch.Tensor:
-    """A forward pass over tokens that are tried fails, and is made again in another order."""
-    logits = of_everything(model, input_ids)
-    for _step in range(4):
-        candidates = logits.topk(2).indices
-        unknown = torch.cat((torch.full_like(input_ids[:, :1], 10**6), input_ids[:, 1:]), dim=-1)
-        with pytest.raises(IndexError):
-            trying(model, unknown, candidates)
-        logits = trying(model, input_ids, candidates.flip(-1))[:, 1]
-        input_ids = torch.cat((input_ids, candidates[:, :1]), dim=-1)
-        stopping_criteria(input_ids, None)
-    return input_ids
+def of_the_first_two(model: Any, input_ids: torch.Tensor, candidates: torch.Tensor) -> Choice:
+    return candidates[:, :1], trying(model, input_ids, candidates[:, :2])[:, 0]
 
 
-def tries_in_two_parts(
-    model: Any, input_ids: torch.Tensor, stopping_criteria: Any, **_: Any
-) -> torch.Tensor:
+def one_by_one(model: Any, input_ids: torch.Tensor, candidates: torch.Tensor) -> Choice:
+    """As contrastive search with little memory: a forward pass for each token that is tried."""
+    trying(model, input_ids, candidates[:, :1])
+    return candidates[:, 1:2], trying(model, input_ids, candidates[:, 1:2])[:, 0]
+
+
+def others_behind_a_failure(
+    model: Any, input_ids: torch.Tensor, candidates: torch.Tensor
+) -> Choice:
+    """The forward pass over tokens that are tried fails, and is made again in another order."""
+    unknown = torch.cat((torch.full_like(input_ids[:, :1], 10**6), input_ids[:, 1:]), dim=-1)
+    with pytest.raises(IndexError):
+        trying(model, unknown, candidates[:, :2])
+    return candidates[:, :1], trying(model, input_ids, candidates[:, :2].flip(-1))[:, 1]
+
+
+def in_two_parts(model: Any, input_ids: torch.Tensor, candidates: torch.Tensor) -> Choice:
     """Two forward passes of two tokens each, of which one in the second counts."""
-    logits = of_everything(model, input_ids)
-    for _step in range(4):
-        candidates = logits.topk(4).indices
-        trying(model, input_ids, candidates[:, :2])
-        logits = trying(model, input_ids, candidates[:, 2:])[:, 0]
-        input_ids = torch.cat((input_ids, candidates[:, 2:3]), dim=-1)
-        stopping_criteria(input_ids, None)
-    return input_ids
+    trying(model, input_ids, candidates[:, :2])
+    return candidates[:, 2:3], trying(model, input_ids, candidates[:, 2:])[:, 0]
 
 
-def rows_in_another_order(
-    model: Any, input_ids: torch.Tensor, stopping_criteria: Any, **_: Any
-) -> torch.Tensor:
-    """Tries two tokens, the first of all sequences and then the second of all."""
-    logits = model(input_ids).logits[:, -1]
-    for _step in range(4):
-        candidates = logits.topk(2).indices
-        tried = torch.cat((input_ids.repeat(2, 1), candidates.T.reshape(-1, 1)), dim=-1)
-        logits = model(tried).logits[-len(input_ids) :, -1]
-        input_ids = torch.cat((input_ids, candidates[:, 1:]), dim=-1)
-        stopping_criteria(input_ids, None)
-    return input_ids
+def in_another_order(model: Any, input_ids: torch.Tensor, candidates: torch.Tensor) -> Choice:
+    """The first token of all sequences, and then the second of all."""
+    rows = torch.cat((input_ids.repeat(2, 1), candidates[:, :2].T.reshape(-1, 1)), dim=-1)
+    return candidates[:, 1:2], of_everything(model, rows)[-len(input_ids) :]
 
 
 def more_rows_after_asking(
@@ -469,6 +420,12 @@ def tuples(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
     return input_ids
 
 
+def test_a_choice_of_tokens_that_were_tried_together() -> None:
+    sequences, records = with_loop(choosing(of_the_first_two))
+    assert all(record.steps == 4 for record in records)
+    assert_records_equal_forced(records, tiny_model("llama"), sequences, PROMPT)
+
+
 @pytest.mark.parametrize(
     ("loop", "reason"),
     [
@@ -478,14 +435,17 @@ def tuples(model: Any, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
         (looking_twice_at_one_token(steps=4), NOT_ONE_EACH),
         (looking_twice_at_one_token(steps=1), NOT_ONE_EACH),
         (candidates, NOT_ONE_EACH),
-        (tries_one_by_one, NOT_ONE_EACH),
-        (asks_about(lambda input_ids, tried: input_ids), NOT_ONE_EACH),
-        (asks_about(lambda input_ids, tried: tried[:, 1:]), NOT_ONE_EACH),
-        (asks_about(lambda input_ids, tried: tried[:1, :1]), NOT_ONE_EACH),
-        (asks_about(lambda input_ids, tried: tried.view(-1, 1)), NOT_ONE_EACH),
-        (tries_others_behind_a_failure, NOT_ONE_EACH),
-        (tries_in_two_parts, NOT_ONE_EACH),
-        (rows_in_another_order, NOT_ONE_EACH),
+        (choosing(one_by_one), NOT_ONE_EACH),
+        (choosing(of_the_first_two, lambda input_ids, tried: input_ids), NOT_ONE_EACH),
+        (choosing(of_the_first_two, lambda input_ids, tried: tried[:, 1:2]), NOT_ONE_EACH),
+        (choosing(of_the_first_two, lambda input_ids, tried: tried[:1, :1]), NOT_ONE_EACH),
+        (
+            choosing(of_the_first_two, lambda input_ids, tried: tried[:, :2].reshape(-1, 1)),
+            NOT_ONE_EACH,
+        ),
+        (choosing(others_behind_a_failure), NOT_ONE_EACH),
+        (choosing(in_two_parts), NOT_ONE_EACH),
+        (choosing(in_another_order), NOT_ONE_EACH),
         (more_rows_after_asking, NOT_ONE_EACH),
         (tries_again, NOT_ONE_EACH),
         (several_at_once, NOT_ONE_EACH),

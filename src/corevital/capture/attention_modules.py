@@ -49,7 +49,9 @@ _MASKS_WHAT_IS_HIDDEN: Final = frozenset({"MptAttention"})
 _ASKED_FOR: Final = "output_attentions"
 _CALL: Final = "__call__"
 _MASK: Final = "attention_mask"
+_LEARNED_KEYS: Final = "attn_prompt"
 _NO_WEIGHTS: Final = "the attention returns its weights only with output_attentions=True"
+_NO_TOKENS: Final = "the attention has learned keys, which are no tokens"
 
 _lock: Final = threading.Lock()
 _observed: Final[set[type[nn.Module]]] = set()
@@ -94,13 +96,14 @@ def _observed_call(call: ModuleCall) -> ModuleCall:
     @functools.wraps(call)
     def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         run = None if is_dynamo_compiling() else active_run.get()
-        if run is None or type(self) not in _observed or not run.wants_attention_of(self):
+        signal = None if run is None or type(self) not in _observed else run.signal_of(self)
+        if run is None or signal is None:
             return call(self, *args, **kwargs)
         asks = _has_to_be_asked(self, kwargs)
         if asks:
             kwargs[_ASKED_FOR] = True
         output = call(self, *args, **kwargs)
-        run.attention_module_returns(self, args, kwargs, output)
+        run.attention_module_returns(signal, self, args, kwargs, output)
         if asks and isinstance(output, tuple):
             output = (output[0], None, *output[2:])
         return output
@@ -130,16 +133,16 @@ class ModuleAttention:
         """The weights ``[B, H, Q, K]``, and a mask as attention functions are given one.
 
         Raises:
-            Unobservable: no weights are returned, or the mask is not that of all keys.
+            Unobservable: no weights are returned, or not all keys are tokens.
         """
         weights = output[1]
         if weights is None:
             raise Unobservable(_NO_WEIGHTS)
+        if kwargs.get(_LEARNED_KEYS) is not None:
+            raise Unobservable(_NO_TOKENS)
         # Counted from the first argument but self.
         place = _parameters(type(module).forward).index(_MASK) - 1
         mask: Tensor | None = kwargs.get(_MASK, args[place] if place < len(args) else None)
-        if mask is not None and mask.shape[-1] < weights.shape[-1]:
-            raise Unobservable("the attention has keys of which its mask does not tell")
         return weights, self._registered(module, mask, weights)
 
     def _registered(self, module: nn.Module, mask: Tensor | None, weights: Tensor) -> Tensor | None:

@@ -416,27 +416,31 @@ class GenerationRun(PutBy):
 
         return attention
 
-    def wants_attention_of(self, module: nn.Module) -> bool:
-        """Whether to look at what an attention module returns."""
+    def signal_of(self, module: nn.Module) -> str | None:
+        """The signal that an attention module shows; ``None`` where it is not to be looked at."""
         if self.encoder is not None and self.encoder.running:
-            return True
-        if not self._observing_forward or "attention" in self.signals.unavailable:
-            return False
-        if self.everything:
-            return True
-        position = self._position_of_part(module)
-        if position is None:
-            position = self._cross_inside.get(id(module))
-        return position == self._last
+            signal, wanted = ENCODER_ATTENTION, True
+        else:
+            signal, position = "attention", self._position_of_part(module)
+            if position is None:
+                signal, position = "cross_attention", self._cross_inside.get(id(module))
+            wanted = position is not None and (self.everything or position == self._last)
+            wanted = wanted and self._observing_forward
+        return signal if wanted and signal not in self.signals.unavailable else None
 
     def _position_of_part(self, module: nn.Module) -> int | None:
         return None if self.layers is None else self.layers.position_of_part(module)
 
     def attention_module_returns(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        self,
+        signal: str,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
     ) -> None:
         """An attention module whose attention is not looked up returns, perhaps its weights."""
-        self.signals.observe("attention", self._see_module, module, args, kwargs, output)
+        self.signals.observe(signal, self._see_module, module, args, kwargs, output)
 
     def _see_module(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
