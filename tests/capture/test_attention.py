@@ -205,6 +205,27 @@ def test_only_the_latest_keys_are_held() -> None:
     assert held() is None
 
 
+def test_of_a_layer_that_attends_several_times_the_last_counts() -> None:
+    torch.manual_seed(0)
+    keys = torch.randn(2, 1, 2, 14, 8)
+    queries = torch.randn(4, 2, 1, 4, 1, 8)
+    several, last = AttentionReducer(), AttentionReducer()
+    for step, calls in enumerate(queries):
+        several.begin_step(append_only=True)
+        for query, key in zip(calls, keys[:, :, :, : 11 + step], strict=True):
+            several.observe(AttentionCall(0, query, key, None, None, {}))
+        several.end_step(step)
+        attend(last, step, keys[1, :, :, : 11 + step], calls[1])
+    for reducer in (several, last):
+        reducer.finish()
+    torch.testing.assert_close(
+        *(
+            torch.cat([chunk.statistics for chunk in reducer.chunks], dim=1)
+            for reducer in (several, last)
+        )
+    )
+
+
 def test_keys_that_do_not_continue_those_before_do_not_mix_with_them() -> None:
     torch.manual_seed(0)
     keys, others = torch.randn(1, 1, 12, 4), torch.randn(1, 1, 7, 4)

@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from corevital.capture import prompt as prompt_module
 from corevital.capture.attention import AttentionCall
 from corevital.capture.prompt import LayerTransformation, PromptAttention
+from corevital.capture.prompt_columns import sparse_weights
 
 FOLDER = Path(__file__).parents[1] / "reference"
 
@@ -52,6 +54,48 @@ def test_layer_transformation_reference() -> None:
         observed.reduce()
         values = [observed.by_layer[layer].item() for layer in range(len(states) - 1)]
         assert values == pytest.approx(case["transformations"], abs=1e-5)
+
+
+def test_a_layer_is_given_something_else_than_the_one_before_returned() -> None:
+    torch.manual_seed(0)
+    embedded, first, second, third = torch.randn(4, 1, 5, 8)
+    observed = LayerTransformation(everything_valid(5))
+    observed.observe(0, embedded, first)
+    observed.observe(1, None, second)
+    observed.observe(2, embedded, third)
+    observed.observe(3, embedded[..., :4], first)
+    observed.observe(4, None, second)
+    observed.reduce()
+    pairs = {0: (embedded, first), 1: (first, second), 2: (embedded, third), 4: (first, second)}
+    assert set(observed.by_layer) == set(pairs)
+    for position, (before, after) in pairs.items():
+        expected = 1 - torch.cosine_similarity(before, after, dim=-1).mean()
+        torch.testing.assert_close(observed.by_layer[position][0], expected)
+
+
+@pytest.mark.parametrize("chunk_bytes", [None, 500], ids=["at once", "a few queries at a time"])
+def test_of_a_layer_that_attends_several_times_the_last_counts(
+    chunk_bytes: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if chunk_bytes is not None:
+        monkeypatch.setattr(prompt_module, "CHUNK_BYTES", chunk_bytes)
+    torch.manual_seed(0)
+    valid = everything_valid(9)
+    query = torch.zeros(1, 2, 9, 4)
+    weights = torch.randn(3, 1, 2, 9, 9).mul_(3).softmax(-1)
+    several, last = PromptAttention(valid), PromptAttention(valid)
+    for observed, calls in ((several, ((0, 0), (1, 1), (0, 2))), (last, ((1, 1), (0, 2)))):
+        for position, place in calls:
+            observed.observe(AttentionCall(position, query, query, None, weights[place], {}))
+        observed.reduce()
+    for position in (0, 1):
+        torch.testing.assert_close(several.basin[position], last.basin[position])
+    (ours,), (expected,) = (sparse_weights(each.sparse, valid) for each in (several, last))
+    assert ours is not None
+    assert expected is not None
+    assert ours.total == expected.total > 0
+    for field in ("layer", "head", "query", "key", "weight"):
+        np.testing.assert_array_equal(*(getattr(each, field) for each in (ours, expected)))
 
 
 def test_layers_of_a_long_prompt_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,7 @@ class AttentionReducer:
         self._keys_per_step = keys_per_step
         self._weight_layers = weight_layers
         self._rows: list[_Row] = []
+        self._attended: set[int] = set()
         self._options: dict[int, ScoreOptions] = {}
         self._key_count: int | None = None
         self._blocks: dict[tuple[int, ...], Block] = {}
@@ -139,6 +140,7 @@ class AttentionReducer:
             undecided: whether only some of its rows will count, which ``choose_rows`` is told.
         """
         self._rows.clear()
+        self._attended.clear()
         self._kept = positions
         self._growth = positions * self._keys_per_step
         self._continues = continues
@@ -166,10 +168,12 @@ class AttentionReducer:
             # Or the application's graph would be kept alive from step to step.
             key = key.detach()
         keys = key.size(2)
-        previous = self.keys.get(position)
+        # Of a layer that attends several times, the pending steps are of the last.
+        previous = None if position in self._attended else self.keys.get(position)
         if previous is not None and keys != previous.size(2) + self._growth:
             # Not what was appended to: the pending steps can no longer be read from it.
             self.reduce()
+        self._attended.add(position)
         self.keys[position] = key
         return keys
 
@@ -264,12 +268,10 @@ class AttentionReducer:
         """The step's rows, grouped by shape, mask and options."""
         rows, self._rows = self._rows, []
         groups: list[StepLayers] = []
-        seen: set[int] = set()
         biases: dict[int, Tensor] = {}
-        for position, row, key_count, mask, needs_scores, given, queries in rows:
-            if position in seen:
-                continue
-            seen.add(position)
+        # Of a layer that attends several times, the last is what its keys are of.
+        newest = {row[0]: row for row in rows}
+        for position, row, key_count, mask, needs_scores, given, queries in newest.values():
             options = self._options_of(position, given)
             # Without a mask, a prompt sees itself only: what follows in a fixed-size cache is not
             # filled yet.

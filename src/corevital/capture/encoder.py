@@ -126,9 +126,7 @@ class EncoderObserver:
         self._must_be_within_limits(valid)
         if self.transformation is None:
             self.transformation = LayerTransformation(valid)
-        before = self._before
-        if before is not None and before.shape != states.shape:
-            before = None
+        before, self._before = self._before, None
         self.transformation.observe(position, before, states)
 
     def attention_returns(self, module: nn.Module, call: AttentionCall, observed: Observed) -> None:

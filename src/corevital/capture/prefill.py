@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ class Prefill:
         self.transformation = LayerTransformation(self.valid)
         self.surprisal: Tensor | None = None
         self.surprisal_error: Tensor | None = None
+        self._newest_states: weakref.ref[Tensor] | None = None
         self._last_states: Tensor | None = None
 
     def layer(self, position: int, args: tuple[Any, ...], states: Tensor) -> None:
@@ -53,7 +55,13 @@ class Prefill:
             Unobservable: the layer has more or fewer positions than the prompt has tokens.
         """
         self._must_be_the_prompt(states.shape[1])
-        before = self._prompt_of(args[0]) if args and isinstance(args[0], Tensor) else None
+        given = args[0] if args else None
+        newest = None if self._newest_states is None else self._newest_states()
+        if not isinstance(given, Tensor) or given is newest:
+            given = None
+        # Held here, it would keep the rows of all answers alive.
+        self._newest_states = weakref.ref(states)
+        before = None if given is None else self._prompt_of(given)
         self.transformation.observe(position, before, self._prompt_of(states))
 
     def last_layer(self, position: int, states: Tensor) -> None:

@@ -118,6 +118,8 @@ class PromptAttention:
             call = _of_each_prompt(call, self._answers)
         batch, heads, length, _ = call.rows.shape
         layer = _LayerAttention(call, ScoreOptions.of(call.options))
+        # Of a layer that attends several times, the last counts.
+        self._waiting = [each for each in self._waiting if each.call.position != call.position]
         if self._waiting and not layer.goes_with(self._waiting[0]):
             self.reduce()
         self._waiting.append(layer)
@@ -250,12 +252,14 @@ class LayerTransformation:
         self.by_layer: dict[int, Tensor] = {}
 
     def observe(self, position: int, before: Tensor | None, after: Tensor) -> None:
-        """``after`` ``[B, P, D]`` is a layer's output; ``before`` its input, where it is known.
+        """``after`` ``[B, P, D]`` is a layer's output.
 
-        Layers come in order, so the output of one is the input of the next.
+        ``before`` is its input, ``None`` where that is the output of the layer before, or where
+        there is none, not known. A layer without an input of its output's shape has no value.
         """
-        if self._before is None and not self._waiting:
-            self._before = before
+        if before is not None:
+            self.reduce()
+            self._before = before if before.shape == after.shape else None
         self._waiting.append((position, after))
         if len(self._waiting) * 4 * after.numel() >= CHUNK_BYTES:
             self.reduce()

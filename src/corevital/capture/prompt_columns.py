@@ -36,15 +36,19 @@ def sparse_weights(
     if not parts:
         return (None,) * rows
     padding = valid.float().argmax(-1).cpu().numpy()
-    places, weights = [], []
+    newest = {layer: part for part in parts for layer in part.positions}
+    places, weights, totals = [], [], np.zeros(rows, dtype=np.int64)
     for part in parts:
+        # Of a layer that attends several times, the last counts.
+        counts = np.array([newest[layer] is part for layer in part.positions])
         index = part.index.cpu().numpy()
-        used = index >= 0
-        layer, row, head, query, key = np.unravel_index(index[used], part.shape)
+        layer, row, head, query, key = np.unravel_index(index.clip(0), part.shape)
+        used = (index >= 0) & counts[layer]
         query, key = query + part.first_query - padding[row], key - padding[row]
-        places.append(np.stack((row, np.asarray(part.positions)[layer], head, query, key)))
+        place = np.stack((row, np.asarray(part.positions)[layer], head, query, key))
+        places.append(place[:, used])
         weights.append(to_host(part.weight)[used])
-    totals = np.sum([part.total.sum((0, 2)).cpu().numpy() for part in parts], axis=0)
+        totals += part.total.sum(2).cpu().numpy()[counts].sum(0)
     by_row, weight = np.concatenate(places, axis=1), np.concatenate(weights)
     mine = [by_row[0] == row for row in range(rows)]
     return tuple(
