@@ -71,8 +71,54 @@ def test_the_decoder_is_what_the_layers_are_in(architecture: Architecture) -> No
     assert list(found.layers) == list(model.get_submodule("model.layers").children())
 
 
+def test_the_decoder_inside_of_a_language_model_inside_of_a_model() -> None:
+    model = Architecture("granite_speech", "GraniteSpeechForConditionalGeneration").build_or_skip()
+    found = find_decoder_layers(model)
+    assert found is not None
+    assert type(found.decoder).__name__ == "GraniteModel"
+
+
 def test_a_model_without_layers_has_none() -> None:
     assert find_decoder_layers(nn.Linear(2, 2)) is None
+
+
+def test_a_model_whose_layers_are_no_modules_has_none() -> None:
+    """All attentions are in one list, what follows each of them in others."""
+    assert find_decoder_layers(Architecture("xlm", "XLMWithLMHeadModel").build()) is None
+
+
+def test_a_model_that_divides_the_prompt_is_no_part_of_the_decoder() -> None:
+    model = Architecture("blt", "BltForCausalLM").build()
+    stacks = ("local_encoder", "global_transformer", "local_decoder")
+    expected = [
+        layer for name in stacks for layer in model.get_submodule(f"model.{name}.layers").children()
+    ]
+    found = find_decoder_layers(model)
+    assert found is not None
+    assert list(found.layers) == expected
+
+
+def test_states_of_several_streams_in_a_row_are_none_of_the_tokens() -> None:
+    found = find_decoder_layers(Architecture("prophetnet", "ProphetNetForCausalLM").build())
+    assert found is not None
+    assert found.layers
+    assert not found.layer_position
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys_are_tokens"),
+    [
+        (Architecture("deepseek_v3", "DeepseekV3ForCausalLM"), True),
+        (Architecture("deepseek_v4", "DeepseekV4ForCausalLM"), False),
+    ],
+    ids=str,
+)
+def test_keys_that_are_of_several_tokens(
+    architecture: Architecture, *, keys_are_tokens: bool
+) -> None:
+    found = find_decoder_layers(architecture.build_or_skip())
+    assert found is not None
+    assert found.keys_are_tokens == keys_are_tokens
 
 
 class Stack(nn.Module):

@@ -193,7 +193,7 @@ def test_everything_that_is_returned_stays_the_same(family: str, sampling: bool)
     "architecture",
     [
         Architecture("openai-gpt", "OpenAIGPTLMHeadModel"),
-        Architecture("xlm", "XLMWithLMHeadModel"),
+        Architecture("xlnet", "XLNetLMHeadModel"),
     ],
     ids=str,
 )

@@ -71,6 +71,32 @@ def test_of_layers_with_several_streams_only_what_the_decoder_returns(
     assert record.prompt.layer_transformation is None
 
 
+def test_of_layers_that_are_run_through_several_times_the_last_time_counts() -> None:
+    """The layers of two stacks take turns, and each stack is given both of their outputs."""
+    model: Any = Architecture("hrm_text", "HrmTextForCausalLM").build_or_skip()
+    layers = [*model.model.L_module.layers, *model.model.H_module.layers]
+    calls: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+    for place, layer in enumerate(layers):
+        layer.register_forward_hook(
+            lambda _, args, output, place=place: calls.append((place, args[0], output))
+        )
+    _, record = generated(model)
+    assert record.hidden is not None
+    of_a_token = len(calls) // TOKENS
+    assert of_a_token > len(layers)
+    last = {place: (given, states) for place, given, states in calls[:of_a_token]}
+    newest = {place: states[0, -1] for place, _, states in calls[-of_a_token:]}
+    transformation = record.prompt.layer_transformation
+    assert transformation is not None
+    # What is recorded of the last layer is what the decoder returns.
+    for place in range(len(layers) - 1):
+        given, states = last[place]
+        expected = 1 - torch.cosine_similarity(given, states, dim=-1).mean().item()
+        assert transformation[place] == pytest.approx(expected, abs=1e-5)
+        norm = newest[place].norm().item()
+        assert record.hidden.l2_norm[-1, place] == pytest.approx(norm, rel=1e-5)
+
+
 def test_a_decoder_that_projects_to_another_width() -> None:
     config = OPTConfig(
         vocab_size=99,

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 from transformers import PretrainedConfig
 
 from corevital.capture.cross_attention import attention_places
 
+_DECIDE_ONLY: Final = frozenset({"BltPatcher"})
+"""Models inside of a decoder that only decide how the prompt is divided."""
+_COMPRESS_KEYS: Final = frozenset({"DeepseekV4CSACompressor", "DeepseekV4HCACompressor"})
+"""Parts of attention that add keys of several tokens each."""
+_STREAMS_IN_A_ROW: Final = frozenset({"ProphetNetDecoderLayer"})
+"""Layers whose states are those of several streams, one behind the other."""
+
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayers:
     """The modules of one model that are observed.
 
-    ``layer_position`` maps ``id(layer)`` to the layer's position, ``position_inside`` the ``id`` of
-    every module inside a layer to that layer's. In an encoder-decoder, ``position_inside`` is about
-    self-attention only, and ``cross_inside`` about cross-attention; ``attention_obstacle`` says why
-    they cannot be told apart, where that is so. ``parts`` are those modules, kept because another
-    could get the ``id`` of one that is gone.
+    ``layer_position`` maps ``id(layer)`` to the layer's position, of layers that return a state for
+    every token; ``position_inside`` the ``id`` of every module inside a layer to that layer's. In
+    an encoder-decoder, ``position_inside`` is about self-attention only, and ``cross_inside`` about
+    cross-attention; ``attention_obstacle`` says why they cannot be told apart, where that is so.
+    ``parts`` are those modules, kept because another could get the ``id`` of one that is gone.
     """
 
     decoder: nn.Module
@@ -30,6 +37,11 @@ class DecoderLayers:
     parts: list[nn.Module]
     cross_inside: dict[int, int] = field(default_factory=dict)
     attention_obstacle: str | None = None
+
+    @property
+    def keys_are_tokens(self) -> bool:
+        """Whether every key that a layer attends to is that of one token."""
+        return not any(type(part).__name__ in _COMPRESS_KEYS for part in self.parts)
 
     def position_of_part(self, module: nn.Module) -> int | None:
         """The position of the layer that a module is in, and may have been put into since.
@@ -136,7 +148,11 @@ def _places(
     """The position of every layer, and of every module inside one, and these modules."""
     inside = [(part, place) for place, layer in enumerate(layers) for part in layer.modules()]
     return (
-        {id(layer): place for place, layer in enumerate(layers)},
+        {
+            id(layer): place
+            for place, layer in enumerate(layers)
+            if type(layer).__name__ not in _STREAMS_IN_A_ROW
+        },
         {id(part): place for part, place in inside},
         [part for part, _ in inside],
     )
@@ -144,20 +160,26 @@ def _places(
 
 def _decoders(model: nn.Module) -> Iterator[nn.Module]:
     """What may be the decoder; the model itself, which has an output head besides, comes last."""
-    get_decoder = getattr(model, "get_decoder", None)
-    # Some output heads go by the name of decoder, and some models by their own name for the base.
-    yield from _modules_but(model, get_decoder() if callable(get_decoder) else None)
-    yield from _modules_but(model, getattr(model, "base_model", None))
     text_config = _text_config(model)
-    for child in model.children():
-        if text_config is not None and getattr(child, "config", None) is text_config:
-            yield child
+    # Some output heads go by the name of decoder, and some models by their own name for the base.
+    candidates = [_own_decoder(model), getattr(model, "base_model", None)]
+    if text_config is not None:
+        candidates += (
+            child for child in model.children() if getattr(child, "config", None) is text_config
+        )
+    for candidate in candidates:
+        if isinstance(candidate, nn.Module) and candidate is not model:
+            inner = _own_decoder(candidate)
+            # It may be a whole language model, with an output head too.
+            if isinstance(inner, nn.Module) and inner is not candidate:
+                yield inner
+            yield candidate
     yield model
 
 
-def _modules_but(model: nn.Module, candidate: Any) -> Iterator[nn.Module]:
-    if isinstance(candidate, nn.Module) and candidate is not model:
-        yield candidate
+def _own_decoder(model: nn.Module) -> Any:
+    get_decoder = getattr(model, "get_decoder", None)
+    return get_decoder() if callable(get_decoder) else None
 
 
 def _layers(stack: nn.Module, count: int | None) -> tuple[nn.Module, ...]:
@@ -184,20 +206,34 @@ def _declared_layers(decoder: nn.Module) -> tuple[nn.Module, ...]:
             names.append(target)
         if isinstance(name, str):
             names.append(name)
+    own = _of_the_decoder(decoder)
     return tuple(
         module
         for name, module in decoder.named_modules()
-        if isinstance(module, tuple(classes)) or any(name.endswith(suffix) for suffix in names)
+        if module in own
+        and (isinstance(module, tuple(classes)) or any(name.endswith(suffix) for suffix in names))
     )
+
+
+def _of_the_decoder(stack: nn.Module) -> set[nn.Module]:
+    """``stack`` and what is in it, but for models that only decide what it is given."""
+    parts = {stack}
+    for child in stack.children():
+        if type(child).__name__ not in _DECIDE_ONLY:
+            parts |= _of_the_decoder(child)
+    return parts
 
 
 def _layers_by_count(stack: nn.Module, count: int | None) -> tuple[nn.Module, ...]:
     if count is None:
         return ()
     kinds = {type(getattr(stack, "config", None)), type(_text_config(stack))}
-    for module in _of_configurations(stack, kinds):
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return tuple(module)
+    for parent in _of_configurations(stack, kinds):
+        lists = [part for part in parent.children() if isinstance(part, nn.ModuleList)]
+        fitting = [tuple(part) for part in lists if len(part) == count]
+        # Of several side by side, each has a part of every layer.
+        if len(fitting) == 1:
+            return fitting[0]
     return ()
 
 

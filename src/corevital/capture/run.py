@@ -98,10 +98,10 @@ class GenerationRun(PutBy):
         self.logits = LogitsReducer(plan.top_k, most_steps, self._memory)
         self.hidden = HiddenReducer(most_steps, self._memory)
         # Of use only where every step has them.
-        weighed = layers.layers if layers is not None and plan.mode is CaptureMode.FULL else ()
-        self.attention = AttentionReducer(
-            most_steps, middle_layers(len(weighed)), memory=self._memory
-        )
+        weighed = range(0)
+        if layers is not None and layers.keys_are_tokens and self.everything:
+            weighed = middle_layers(len(layers.layers))
+        self.attention = AttentionReducer(most_steps, weighed, memory=self._memory)
         self.cross_attention = AttentionReducer(most_steps, keys_per_step=0, memory=self._memory)
         self.encoder = EncoderObserver(encoder_layers, plan) if encoder_layers is not None else None
         self.compiled = is_compiled(model)
@@ -269,9 +269,6 @@ class GenerationRun(PutBy):
         if position is None or not (self.everything or position == self._last):
             if self.encoder is not None and self.encoder.running:
                 self.encoder.layer_returns(module, args, output, self.signals.observe)
-            return
-        if position in self._states:
-            # The hook of another run on the same layer.
             return
         states = self._hidden_states(output)
         if states is None:
