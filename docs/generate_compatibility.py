@@ -45,7 +45,9 @@ in each of the ways below, on a CPU and with the default attention implementatio
 speech-to-text generation; {built} of them are here, {left_out} [cannot be](#left-out), and there
 are {more} more, which make audio from text and have a `generate` of their own. In every mode, the
 outputs of all of them are the same with CoreVital and without, bit for bit, and so are the
-exceptions: `tests/end_to_end/test_differential.py` checks it.
+exceptions: `tests/end_to_end/test_differential.py` checks it. What is recorded is what
+`transformers` shows in its own outputs, wherever it shows any:
+`tests/end_to_end/test_figures.py` compares them.
 
 ## Decoding modes
 
