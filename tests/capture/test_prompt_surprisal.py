@@ -78,6 +78,20 @@ def test_the_product_of_a_linear_layer_is_never_there_as_a_whole(
         assert max(tokens for tokens, _ in shapes) == 130 // parts
 
 
+@pytest.mark.parametrize("states_in", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head_in", [torch.float32, torch.bfloat16, torch.float16])
+def test_states_in_another_precision_than_the_head(
+    states_in: torch.dtype, head_in: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(8, 50, dtype=head_in)
+    states, ids = torch.randn(1, 9, 8, dtype=states_in), torch.randint(0, 50, (1, 9))
+    surprisal, newest = prompt_surprisal(states, head, ids)
+    expected, expected_newest = prompt_surprisal(states.to(head_in), head, ids)
+    assert torch.equal(surprisal, expected)
+    assert torch.equal(newest, expected_newest)
+
+
 def test_hooks_of_the_application_on_the_head_see_the_applications_calls_only() -> None:
     head = nn.Linear(4, 8, bias=False)
     seen: list[object] = []

@@ -14,6 +14,7 @@ from corevital.capture.logits import surprisal, token_logits
 from corevital.capture.transfer import moved
 
 LOGITS_BYTES: Final = 12 * 2**20
+_PRECISIONS: Final = (torch.float32, torch.bfloat16, torch.float16)
 _LEAST_VOCABULARY: Final = 512
 _FOLD: Final = 16
 
@@ -49,6 +50,10 @@ def prompt_surprisal(states: Tensor, head: nn.Module, token_ids: Tensor) -> tupl
     """
     # Of a model on several devices, they are where its first layer is.
     token_ids = moved(token_ids, states.device)
+    weight = getattr(head, "weight", None)
+    if isinstance(weight, Tensor) and weight.dtype in _PRECISIONS:
+        # As models do whose last norm returns another precision than the head has.
+        states = states.to(weight.dtype)
     if isinstance(head, nn.Linear) and _is_plain_product(head, states):
         return _surprisal_by_vocabulary(states, head.weight, head.bias, token_ids)
     batch, length, _ = states.shape
