@@ -10,6 +10,7 @@ import torch
 from transformers import LogitsProcessor
 
 from corevital.capture.chunk import MOST_STEPS
+from corevital.record import Captured
 from tests.capture.agreement import assert_record_equals_outputs, close
 from tests.capture.observe import everything_equal, observe, observing
 from tests.capture.recomputation import logit_columns, prompt_columns
@@ -203,6 +204,18 @@ def test_attention_out_of_sight_is_unavailable_and_says_so(architecture: Archite
     assert record.capture.attention.reason == ("no attention goes through the attention interface")
     assert record.logits is not None
     assert record.hidden is not None
+
+
+def test_a_last_layer_without_attention_is_all_that_a_summary_looks_at() -> None:
+    architecture = Architecture("nemotron_h", "NemotronHForCausalLM")
+    model, inputs = architecture.build_or_skip(), architecture.inputs(1)
+    _, (full,) = observe(model, **inputs, max_new_tokens=4)
+    _, (summary,) = observe(model, {"capture": "summary"}, **inputs, max_new_tokens=4)
+    assert full.attention is not None
+    assert full.hidden is not None
+    assert full.hidden.layers[-1] not in full.attention.layers
+    reason = "no attention of the last layer goes through the attention interface"
+    assert summary.capture.attention == Captured(available=False, reason=reason)
 
 
 def test_a_sequence_that_ends_before_the_others_has_no_steps_of_padding() -> None:

@@ -394,7 +394,8 @@ class Observation:
         if self.run.compiled:
             return "the forward pass is compiled"
         if signal in ("attention", "cross_attention", ATTENTION):
-            return "no attention goes through the attention interface"
+            which = "" if self.run.everything else " of the last layer"
+            return f"no attention{which} goes through the attention interface"
         return "nothing was seen in the forward pass"
 
 
