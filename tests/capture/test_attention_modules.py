@@ -126,6 +126,12 @@ def test_a_cache_of_fixed_size(family: str) -> None:
     )
     assert outputs.attentions[0][0].shape[-1] > outputs.attentions[0][0].shape[-2]
     assert_attention_equals(records, outputs.attentions)
+    _, expected = generated(architecture.build(), padded(architecture))
+    for record, other in zip(records, expected, strict=True):
+        for name in ("surprisal", "layer_transformation", "basin"):
+            np.testing.assert_allclose(
+                getattr(record.prompt, name), getattr(other.prompt, name), rtol=1e-3
+            )
 
 
 @pytest.mark.parametrize("architecture", ENCODER_DECODERS, ids=str)

@@ -250,8 +250,12 @@ class GenerationRun(PutBy):
             self._cached = cached if isinstance(cached, Tensor) else None
 
     def _prefill_of(self, input_ids: Tensor, kwargs: dict[str, Any]) -> Prefill:
-        answers = answers_to_each(self.model, input_ids, self.prompt_mask, kwargs)
-        return Prefill(input_ids, self.prompt_mask, answers=answers)
+        mask = self.prompt_mask
+        if mask is not None:
+            # Some models lengthen it to what a cache of a fixed size will hold.
+            mask = mask[:, : input_ids.shape[1]]
+        answers = answers_to_each(self.model, input_ids, mask, kwargs)
+        return Prefill(input_ids, mask, answers=answers)
 
     def layer_returns(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A decoder layer returns its hidden states."""
