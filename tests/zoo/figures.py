@@ -18,8 +18,9 @@ from tests.zoo.architectures import COMPLETE, Architecture
 
 TOKENS: Final = 6
 PADDING: Final = 2
-# Kernels differ in the fourth digit, and a head near a threshold may fall on either side of it.
-TOLERANCE: Final = 2e-3
+# Kernels differ in the fourth digit.
+TOLERANCES: Final = {torch.float32: 2e-3, torch.bfloat16: 4e-2}
+# A head near a threshold may fall on either side of it.
 COUNTS: Final = {"collapsed_heads", "focused_heads"}
 COUNTED_OTHERWISE: Final = 0.1
 LAST_CALLS: Final = {"hrm_text": slice(-4, None), "longcat_flash": slice(1, None, 2)}
@@ -45,9 +46,15 @@ class Shown:
     """A generation of two sequences: what ``generate`` returned, and the record of each."""
 
     architecture: Architecture
+    precision: torch.dtype
     model: Any
     outputs: Any
     records: list[GenerationRecord]
+
+    @property
+    def tolerance(self) -> float:
+        """By how much figures may differ, relative and absolute."""
+        return TOLERANCES[self.precision]
 
     def of_decoder(self, name: str) -> Any:
         """By step and layer; ``None`` where the architecture has no such output."""
@@ -60,16 +67,24 @@ class Shown:
         return encoder or (self.of_decoder(name) or (None,))[0]
 
 
-def shown(architecture: Architecture, implementation: str | None) -> Shown:
+def shown(
+    architecture: Architecture,
+    implementation: str | None,
+    precision: torch.dtype = torch.float32,
+) -> Shown:
     """A generation with every output; the second sequence is padded.
 
     ``transformers`` shows weights with ``eager`` attention only. ``None`` is what a model has by
     default.
     """
     model: Any = architecture.build_or_skip()
+    model.to(precision)
     if implementation is not None:
         model.set_attn_implementation(implementation)
-    inputs: dict[str, Any] = architecture.inputs(2)
+    inputs: dict[str, Any] = {
+        name: given.to(precision) if given.is_floating_point() else given
+        for name, given in architecture.inputs(2).items()
+    }
     if "input_ids" in inputs:
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         inputs["attention_mask"][1, :PADDING] = 0
@@ -89,12 +104,13 @@ def shown(architecture: Architecture, implementation: str | None) -> Shown:
         if COMPLETE:
             raise
         pytest.skip(f"does not generate with this release of transformers: {error}"[:200])
-    return Shown(architecture, model, outputs, records)
+    return Shown(architecture, precision, model, outputs, records)
 
 
 def disagreements(generation: Shown) -> list[str]:
     """Where the records are not what the outputs show, for people to read."""
-    found = []
+    counts = [record.capture.failures for record in generation.records]
+    found = [f"{count} failures" for count in counts if count > 0]
     for row, record in enumerate(generation.records):
         found += _logits(generation, record, row) + _hidden(generation, record, row)
         found += _attention(generation, record.attention, row, "attentions")
@@ -104,7 +120,7 @@ def disagreements(generation: Shown) -> list[str]:
     return found + _prompt(generation, first) + _encoder(generation, first)
 
 
-def differences(left: GenerationRecord, right: GenerationRecord) -> list[str]:
+def differences(left: GenerationRecord, right: GenerationRecord, tolerance: float) -> list[str]:
     """Where two records of the same tokens say something else."""
     found = []
     others = _parts(right)
@@ -116,7 +132,7 @@ def differences(left: GenerationRecord, right: GenerationRecord) -> list[str]:
             names = [each.name for each in fields(other)]
             arrays = {name: getattr(other, name) for name in names}
             known = {name: a for name, a in arrays.items() if isinstance(a, np.ndarray)}
-            found += _disagree(part, ours, known)
+            found += _disagree(part, ours, known, tolerance)
     return found
 
 
@@ -134,7 +150,12 @@ def _parts(record: GenerationRecord) -> dict[str, Any]:
 
 
 def _logits(generation: Shown, record: GenerationRecord, row: int) -> list[str]:
-    return _disagree("logits", record.logits, logit_columns(generation.outputs, row, record.steps))
+    return _disagree(
+        "logits",
+        record.logits,
+        logit_columns(generation.outputs, row, record.steps),
+        generation.tolerance,
+    )
 
 
 def _hidden(generation: Shown, record: GenerationRecord, row: int) -> list[str]:
@@ -153,7 +174,7 @@ def _hidden(generation: Shown, record: GenerationRecord, row: int) -> list[str]:
         "l2_norm": np.linalg.norm(states, axis=-1),
         "max_abs": np.abs(states).max(-1),
     }
-    return _disagree("hidden", record.hidden, expected)
+    return _disagree("hidden", record.hidden, expected, generation.tolerance)
 
 
 def _attention(
@@ -173,13 +194,15 @@ def _attention(
         name: np.array([[layer[name] for layer in step] for step in of_rows])
         for name in of_rows[0][0]
     }
-    found = _disagree(name, columns, expected)
+    found = _disagree(name, columns, expected, generation.tolerance)
     if columns.previous_token_weight is not None:
         seen = columns.previous_token_weight.layers
         places = [list(columns.layers).index(layer) for layer in seen]
         own = [[step[place][:, -1] for place in places] for step in rows]
         weights = {"values": np.array(own)}
-        found += _disagree(f"own token of {name}", columns.previous_token_weight, weights)
+        found += _disagree(
+            f"own token of {name}", columns.previous_token_weight, weights, generation.tolerance
+        )
     return found
 
 
@@ -227,7 +250,7 @@ def _prompt(generation: Shown, record: GenerationRecord) -> list[str]:
             columns = of_heads[..., :keys].mean(-2)
             middle = columns[:, keys // 3 : 2 * keys // 3].sum(-1)
             expected["basin"][layer] = middle / (columns.sum(-1) - middle)
-    return _disagree("prompt", record.prompt, expected)
+    return _disagree("prompt", record.prompt, expected, generation.tolerance)
 
 
 def _encoder(generation: Shown, record: GenerationRecord) -> list[str]:
@@ -247,7 +270,7 @@ def _encoder(generation: Shown, record: GenerationRecord) -> list[str]:
             "l2_norm": np.linalg.norm(states, axis=-1).mean(-1),
             "max_abs": np.abs(states).max((-2, -1)),
         }
-        found += _disagree("encoder's hidden", hidden, expected)
+        found += _disagree("encoder's hidden", hidden, expected, generation.tolerance)
     if attention is not None and shown_weights:
         rows = np.array([_double(layer[0]) for layer in shown_weights])
         bits = -(rows * np.log2(np.where(rows > 0, rows, 1.0))).sum(-1)
@@ -261,7 +284,7 @@ def _encoder(generation: Shown, record: GenerationRecord) -> list[str]:
             "concentration_max": rows.max((-3, -2, -1)),
             "concentration_min": rows.max(-1).min((-2, -1)),
         }
-        found += _disagree("encoder's attention", attention, expected)
+        found += _disagree("encoder's attention", attention, expected, generation.tolerance)
     return found
 
 
@@ -270,14 +293,14 @@ def _double(tensor: torch.Tensor) -> Array:
     return array
 
 
-def _disagree(part: str, observed: Any, expected: dict[str, Any]) -> list[str]:
+def _disagree(part: str, observed: Any, expected: dict[str, Any], tolerance: float) -> list[str]:
     found = []
     for name, values in expected.items():
         ours = getattr(observed, name)
         if ours is None or ours.shape != values.shape:
             found.append(f"{part}.{name}: {getattr(ours, 'shape', None)}, not {values.shape}")
             continue
-        far = ~np.isclose(ours, values, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+        far = ~np.isclose(ours, values, rtol=tolerance, atol=tolerance, equal_nan=True)
         if far.mean() > (COUNTED_OTHERWISE if name in COUNTS else 0):
             place = tuple(int(at) for at in np.argwhere(far)[0])
             found.append(f"{part}.{name}{list(place)}: {ours[place]:.5g}, not {values[place]:.5g}")
