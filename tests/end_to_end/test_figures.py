@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from corevital.record import PreviousTokenWeight
 from tests.zoo.architectures import COMPLETE, Architecture, zoo
 from tests.zoo.differential import quiet
 from tests.zoo.figures import Shown, differences, disagreements, shown
@@ -31,6 +32,8 @@ OTHER_BY_DEFAULT = {
 """What computes something else with eager attention than by default."""
 NOT_IN_HALF = {"inkling2_text", "xlnet"}
 """What mixes precisions, and raises ``RuntimeError``."""
+MORE_THAN_IT_SEES = 24
+"""Tokens; the toy's sparse attention has room for few."""
 CANNOT_SHOW = "musicgen_melody-MusicgenMelodyForConditionalGeneration"
 """Raises ``KeyError`` when it is asked for its outputs."""
 
@@ -68,6 +71,30 @@ def test_records_are_the_same_with_either_attention(architecture: Architecture) 
     assert same_logits(eager, default)
     for left, right in zip(eager.records, default.records, strict=True):
         assert differences(left, right, eager.tolerance) == []
+
+
+@pytest.mark.skipif(not COMPLETE, reason="not in this release")
+def test_sparse_attention_may_hide_the_newest_key() -> None:
+    """Then no weight is on it; in a cache of a fixed size its place cannot be told."""
+    architecture = Architecture("qwen4_exp_text", "Qwen4ExpForCausalLM")
+    with quiet():
+        eager = shown(architecture, "eager", tokens=MORE_THAN_IT_SEES)
+        fixed = shown(
+            architecture, "eager", tokens=MORE_THAN_IT_SEES, cache_implementation="static"
+        )
+
+    assert disagreements(eager) == []
+    assert disagreements(fixed) == []
+    weights = own_token_weights(eager)
+    assert any(each is not None and (each.values == 0).any() for each in weights)
+    assert own_token_weights(fixed) == [None, None]
+
+
+def own_token_weights(generation: Shown) -> list[PreviousTokenWeight | None]:
+    return [
+        None if record.attention is None else record.attention.previous_token_weight
+        for record in generation.records
+    ]
 
 
 def same_logits(left: Shown, right: Shown) -> bool:

@@ -71,6 +71,8 @@ def shown(
     architecture: Architecture,
     implementation: str | None,
     precision: torch.dtype = torch.float32,
+    tokens: int = TOKENS,
+    **more: Any,
 ) -> Shown:
     """A generation with every output; the second sequence is padded.
 
@@ -91,7 +93,7 @@ def shown(
     arguments = {
         "num_beams": 1,
         "do_sample": False,
-        "max_new_tokens": TOKENS,
+        "max_new_tokens": tokens,
         "return_dict_in_generate": True,
         "output_logits": True,
         "output_hidden_states": True,
@@ -99,7 +101,7 @@ def shown(
         and architecture.model_type not in NO_ATTENTION,
     }
     try:
-        outputs, records = observe(model, **inputs, **arguments)
+        outputs, records = observe(model, **inputs, **arguments, **more)
     except Exception as error:
         if COMPLETE:
             raise
@@ -142,6 +144,7 @@ def _parts(record: GenerationRecord) -> dict[str, Any]:
         "logits": record.logits,
         "hidden": record.hidden,
         "attention": record.attention,
+        "own token": record.attention and record.attention.previous_token_weight,
         "cross-attention": record.cross_attention,
         "prompt": record.prompt,
         "encoder's hidden": encoder.hidden,

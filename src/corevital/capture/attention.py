@@ -12,6 +12,7 @@ from torch import Tensor
 from corevital.capture.attention_block import Block, StepLayers, row_bias
 from corevital.capture.attention_scores import ScoreOptions, head_statistics, log_visible
 from corevital.capture.autocast import unaffected_by_autocast
+from corevital.capture.cache import NewestKey
 from corevital.capture.chunk import MOST_STEPS, Chunk, join_newest
 from corevital.capture.previous_token import newest_token_weight, places_within
 from corevital.capture.run_memory import RunMemory
@@ -113,6 +114,7 @@ class AttentionReducer:
         self._memory = memory or RunMemory()
         self._queries: dict[tuple[int, ...], Scratch] = {}
         self._append_only = False
+        self._newest_key = NewestKey.LAST
         self._kept = 1
         self._growth = keys_per_step
         self._continues = False
@@ -127,6 +129,7 @@ class AttentionReducer:
         self,
         *,
         append_only: bool,
+        newest_key: NewestKey = NewestKey.LAST,
         positions: int = 1,
         continues: bool = False,
         undecided: bool = False,
@@ -135,6 +138,7 @@ class AttentionReducer:
 
         Args:
             append_only: whether its cache only appends.
+            newest_key: where its newest key is.
             positions: of how many of its newest positions the rows are kept.
             continues: whether several queries see keys of forward passes before.
             undecided: whether only some of its rows will count, which ``choose_rows`` is told.
@@ -147,6 +151,7 @@ class AttentionReducer:
         if append_only != self._append_only:
             self.reduce()
             self._append_only = append_only
+        self._newest_key = newest_key
         if undecided:
             self._decided = len(self.chunks), len(self.previous_token)
         known, self._key_count = self._key_count, None
@@ -329,9 +334,10 @@ class AttentionReducer:
             concentrations.append(rows.concentration)
             positions = block.positions[rows.places]
             within = places_within(positions, self._weight_layers)
-            if within.stop > 0:
+            if within.stop > 0 and self._newest_key is not NewestKey.UNKNOWN:
                 weights = rows.weights[within]
-                own = newest_token_weight(weights, mask, last_is_newest=self._append_only)
+                last = self._newest_key is NewestKey.LAST
+                own = newest_token_weight(weights, mask, last_is_newest=last)
                 previous_token.append(own)
                 weighed_positions += positions[within]
         entropy = torch.cat(entropies).clamp_(min=0.0)

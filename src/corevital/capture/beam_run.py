@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.beam_paths import BeamPaths
+from corevital.capture.cache import newest_key
 from corevital.capture.chunked_prefill import ChunkedPrefill
 from corevital.capture.hidden import HiddenReducer
 from corevital.capture.layers import DecoderLayers, EncoderLayers
@@ -62,7 +63,8 @@ class BeamRun(GenerationRun):
     def _begin_attention(self, kwargs: dict[str, Any]) -> None:
         # Between the steps the rows of the cache change places.
         continues = self._chunks is not None and self.steps == 0
-        self.attention.begin_step(append_only=False, continues=continues)
+        newest = newest_key(kwargs.get("past_key_values"))
+        self.attention.begin_step(append_only=False, newest_key=newest, continues=continues)
 
     def _add_step(self, output: Any, step: int) -> None:
         """Take what needs no step before; the rest waits until the rows are known."""

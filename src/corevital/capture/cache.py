@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, StaticLayer
+
+
+class NewestKey(Enum):
+    """Where among the keys that a row of attention may see the one of its own token is."""
+
+    LAST = "the last"
+    LAST_VISIBLE = "the last that the mask leaves visible"
+    UNKNOWN = "cannot be told"
 
 
 def only_appends(cache: Any) -> bool:
@@ -14,9 +24,26 @@ def only_appends(cache: Any) -> bool:
     quantised cache alters them, and without a cache nothing is kept. Of an encoder-decoder's
     cache, it is the self-attention that counts.
     """
-    own = getattr(cache, "self_attention_cache", cache)
-    layers = getattr(own, "layers", None) or ()
+    layers = _layers(cache)
     return len(layers) > 0 and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def newest_key(cache: Any) -> NewestKey:
+    """Where the newest key is.
+
+    A cache of a fixed size has places behind it for keys still to come, which the mask hides. That
+    of sparse attention may hide the newest key as well.
+    """
+    fixed = [layer for layer in _layers(cache) if isinstance(layer, StaticLayer)]
+    if not fixed:
+        return NewestKey.LAST
+    sparse = any(hasattr(layer, "indexer_keys") for layer in fixed)
+    return NewestKey.UNKNOWN if sparse else NewestKey.LAST_VISIBLE
+
+
+def _layers(cache: Any) -> Sequence[Any]:
+    own = getattr(cache, "self_attention_cache", cache)
+    return getattr(own, "layers", None) or ()
 
 
 def keeps_cross_attention(cache: Any) -> bool:

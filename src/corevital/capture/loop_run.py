@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from corevital.capture.cache import newest_key
 from corevital.capture.forward_inputs import seen_positions
 from corevital.capture.layers import DecoderLayers, EncoderLayers
 from corevital.capture.plan import CapturePlan
@@ -186,7 +187,8 @@ class LoopRun(GenerationRun):
             super()._begin_attention(kwargs)
         else:
             # Reduced at once, because the rows of the cache will change.
-            self.attention.begin_step(append_only=False, undecided=True)
+            newest = newest_key(kwargs.get("past_key_values"))
+            self.attention.begin_step(append_only=False, newest_key=newest, undecided=True)
 
     def _begin_cross_attention(self, kwargs: dict[str, Any]) -> None:
         if self._trial is None:
