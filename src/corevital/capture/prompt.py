@@ -26,7 +26,7 @@ class SparseWeights:
     """All weights above the threshold of the newest queries, in some layers.
 
     ``index`` ``[n]`` points into an array of ``shape`` (layer, batch row, head, query, key), whose
-    first query is ``first_query``; -1 where unused. ``weight`` ``[n]`` are the weights, ``total``
+    first query is ``first_query``; -1 behind those used. ``weight`` ``[n]`` are the weights, ``total``
     ``[l, B, H]`` counts those of all queries.
     """
 

@@ -42,12 +42,15 @@ def sparse_weights(
         # Of a layer that attends several times, the last counts.
         counts = np.array([newest[layer] is part for layer in part.positions])
         index = part.index.cpu().numpy()
-        layer, row, head, query, key = np.unravel_index(index.clip(0), part.shape)
-        used = (index >= 0) & counts[layer]
+        used = np.count_nonzero(index >= 0)
+        layer, row, head, query, key = np.unravel_index(index[:used], part.shape)
         query, key = query + part.first_query - padding[row], key - padding[row]
         place = np.stack((row, np.asarray(part.positions)[layer], head, query, key))
-        places.append(place[:, used])
-        weights.append(to_host(part.weight)[used])
+        weight = to_host(part.weight)[:used]
+        if not counts.all():
+            place, weight = place[:, counts[layer]], weight[counts[layer]]
+        places.append(place)
+        weights.append(weight)
         totals += part.total.sum(2).cpu().numpy()[counts].sum(0)
     by_row, weight = np.concatenate(places, axis=1), np.concatenate(weights)
     mine = [by_row[0] == row for row in range(rows)]
