@@ -93,7 +93,8 @@ class AssistedRun(GenerationRun):
         self.signals.observe("prompt", self._begin_prefill, args, kwargs)
 
     def _prefill_of(self, input_ids: Tensor, kwargs: dict[str, Any]) -> Prefill:
-        return Prefill(input_ids, self.prompt_mask, candidates=self._positions - 1)
+        candidates = self._positions - 1
+        return Prefill(input_ids, self.prompt_mask, candidates, memory=self._memory)
 
     def _keep_newest(self, position: int) -> None:
         states = self._states[position]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from corevital.capture.attention import AttentionCall
 from corevital.capture.prompt import LayerTransformation, PromptAttention
 from corevital.capture.prompt_surprisal import needs_no_other_process, prompt_surprisal
+from corevital.capture.run_memory import RunMemory
 from corevital.capture.transfer import moved
 from corevital.capture.unobservable import Unobservable
 
@@ -23,6 +24,7 @@ class Prefill:
         mask: ``[B, P]``, 0 at padding; ``None`` without any.
         candidates: tokens behind the prompt that are none of it.
         answers: how many rows have each prompt, one behind the other; it is observed once.
+        memory: where to compute.
 
     Attributes:
         answers: as given. In what follows, ``N`` is ``B / answers``.
@@ -34,14 +36,19 @@ class Prefill:
     """
 
     def __init__(
-        self, input_ids: Tensor, mask: Tensor | None, candidates: int = 0, answers: int = 1
+        self,
+        input_ids: Tensor,
+        mask: Tensor | None,
+        candidates: int = 0,
+        answers: int = 1,
+        memory: RunMemory | None = None,
     ) -> None:
         self.answers = answers
         self._candidates = candidates
         self._input_ids = self._prompt_of(input_ids)
         everything = torch.ones_like(self._input_ids, dtype=torch.bool)
         self.valid = everything if mask is None else mask[::answers].bool()
-        self.attention_maps = PromptAttention(self.valid, answers=answers)
+        self.attention_maps = PromptAttention(self.valid, answers=answers, memory=memory)
         self.transformation = LayerTransformation(self.valid)
         self.surprisal: Tensor | None = None
         self.surprisal_error: Tensor | None = None

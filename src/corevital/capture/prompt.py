@@ -14,6 +14,7 @@ from corevital.capture.attention_scores import ScoreOptions, stacked_bias, stack
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.hidden import cosine
 from corevital.capture.masks import additive_mask
+from corevital.capture.run_memory import RunMemory
 from corevital.capture.transfer import moved
 
 SPARSE_ABOVE: Final = 0.01
@@ -26,8 +27,8 @@ class SparseWeights:
     """All weights above the threshold of the newest queries, in some layers.
 
     ``index`` ``[n]`` points into an array of ``shape`` (layer, batch row, head, query, key), whose
-    first query is ``first_query``; -1 behind those used. ``weight`` ``[n]`` are the weights, ``total``
-    ``[l, B, H]`` counts those of all queries.
+    first query is ``first_query``; -1 behind those used. ``weight`` ``[n]`` are the weights,
+    ``total`` ``[l, B, H]`` counts those of all queries.
     """
 
     positions: tuple[int, ...]
@@ -69,12 +70,16 @@ class _LayerAttention:
         bias: Tensor = self.call.options["position_bias"]
         return bias
 
-    def product(self, queries: slice, keys: int) -> Tensor:
-        """Of some queries with the first ``keys``, as of ``ScoreOptions.product``."""
+    def product(self, queries: slice, keys: int, out: Tensor) -> None:
+        """Write that of some queries with the first ``keys`` to ``out``, as of ``ScoreOptions``."""
         query, key = self.call.query, self.call.key
         assert query is not None
         assert key is not None
-        return self.options.product(query[:, :, queries], key[:, :, :keys])
+        query, key = query[:, :, queries], key[:, :, :keys]
+        if (key.device, key.dtype) == (out.device, out.dtype):
+            self.options.product(query, key, out=out)
+        else:
+            out.copy_(moved(self.options.product(query, key), out.device))
 
     def goes_with(self, other: _LayerAttention) -> bool:
         """Whether both layers can be reduced together."""
@@ -102,7 +107,9 @@ class PromptAttention:
         causal: bool = True,
         rows: RowStatistics | None = None,
         answers: int = 1,
+        memory: RunMemory | None = None,
     ) -> None:
+        self._memory = memory or RunMemory()
         self._valid = valid
         self._answers = answers
         self._causal = causal
@@ -142,19 +149,70 @@ class PromptAttention:
         positions = tuple(layer.call.position for layer in layers)
         for stop in range(length, 0, -queries):
             start = max(stop - queries, 0)
-            weights, mask = _weights(layers, start, stop, self._answers, causal=self._causal)
+            weights, mask = self._weights(layers, start, stop)
             if self._rows is not None:
                 self._rows.add(positions, weights, mask, slice(start, stop))
             weights.mul_(valid[:, None, start:stop, None])
             columns[..., : weights.shape[-1]] += weights.sum(-2)
             # Counted as numbers: to sum truth values, a CPU copies them to eight times the bytes.
-            above = torch.gt(weights, SPARSE_ABOVE, out=torch.empty_like(weights))
+            above = self._memory.products.tensor(weights.shape, torch.float32, device)
+            torch.gt(weights, SPARSE_ABOVE, out=above)
             total += above.sum((-1, -2)).long()
             if newest is None:
                 newest = _newest_rows(weights)
         self.basin |= dict(zip(positions, self._basin_scores(columns), strict=True))
         assert newest is not None
         self.sparse.append(_sparse_weights(positions, newest, length, total))
+
+    def _weights(
+        self, layers: list[_LayerAttention], start: int, stop: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attention weights ``[l, B, H, stop - start, K]`` of some queries, softmax in float32.
+
+        And their additive mask, broadcasting to ``[B, H, stop - start, K]``; ``None`` without one.
+        Masks and position biases are still those of all rows, of which ``answers`` have each
+        prompt. The weights hold until the next ones are asked for.
+        """
+        first, answers = layers[0], self._answers
+        length, width = first.call.rows.shape[2:]
+        device = layers[-1].call.rows.device
+        given = [layer.call.weights for layer in layers if layer.call.weights is not None]
+        # Without an explicit mask, causal attention sees no later keys.
+        seen = stop if first.call.mask is None and self._causal else length
+        keys = length if given else seen
+        window, rows = first.options.sliding_window, (start, stop)
+        mask = additive_mask(
+            first.call.mask, rows, length, keys, window, device, causal=self._causal
+        )
+        if mask is not None and mask.dim() == 4 and len(mask) > 1:
+            mask = mask[::answers]
+        if given:
+            parts = [weights[:, :, start:stop, :length].to(device) for weights in given]
+            return torch.stack(parts).float(), mask
+        scores = first.options.apply(self._products(layers, slice(start, stop), keys), width)
+        if first.options.has_bias:
+            biases = [layer.bias for layer in layers]
+            bias = stacked_bias(biases, device, slice(start, stop), slice(keys))
+            scores.add_(bias[:, ::answers] if bias.shape[1] > 1 else bias)
+        if mask is not None:
+            scores.add_(mask)
+        weights = self._memory.results.tensor(scores.shape, torch.float32, device)
+        sinks = [layer.sinks for layer in layers if layer.sinks is not None]
+        if not sinks:
+            return torch.softmax(scores, dim=-1, out=weights), mask
+        column = stacked_sinks(sinks, device)[..., None].expand(*scores.shape[:-1], 1)
+        return torch.softmax(torch.cat((scores, column), dim=-1), dim=-1)[..., :-1], mask
+
+    def _products(self, layers: list[_LayerAttention], queries: slice, keys: int) -> Tensor:
+        """Of some queries with the first ``keys``, ``[l, B, H, q, K]``."""
+        call = layers[-1].call
+        batch, heads, _, _ = call.rows.shape
+        assert call.key is not None
+        shape = (len(layers), batch, heads, queries.stop - queries.start, keys)
+        products = self._memory.products.tensor(shape, call.key.dtype, call.rows.device)
+        for layer, own in zip(layers, products, strict=True):
+            layer.product(queries, keys, own)
+        return products
 
     def release(self) -> None:
         """Let go of the prompt's queries and keys."""
@@ -180,7 +238,8 @@ def _newest_rows(weights: Tensor) -> Tensor:
     _, batch, heads, queries, keys = weights.shape
     most_per_row = min(keys, int(1 / SPARSE_ABOVE))
     rows = MOST_SPARSE_PER_LAYER // (batch * heads * most_per_row)
-    return weights[..., -max(1, min(rows, queries)) :, :].contiguous()
+    newest = weights[..., -max(1, min(rows, queries)) :, :]
+    return newest.clone(memory_format=torch.contiguous_format)
 
 
 def _sparse_weights(
@@ -201,45 +260,6 @@ def _of_each_prompt(call: AttentionCall, answers: int) -> AttentionCall:
     # Copies where views would keep the rows of all answers alive; the keys are the cache's.
     key = None if call.key is None else call.key[::answers]
     return call.taking(lambda rows: rows[::answers].clone())._replace(key=key)
-
-
-def _weights(
-    layers: list[_LayerAttention], start: int, stop: int, answers: int, *, causal: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Attention weights ``[l, B, H, stop - start, K]`` of some queries, softmax in float32.
-
-    And their additive mask, broadcasting to ``[B, H, stop - start, K]``; ``None`` without one.
-    Masks and position biases are still those of all rows, of which ``answers`` have each prompt.
-    """
-    first = layers[0]
-    length, width = first.call.rows.shape[2:]
-    device = layers[-1].call.rows.device
-    given = [layer.call.weights for layer in layers if layer.call.weights is not None]
-    # Without an explicit mask, causal attention sees no later keys.
-    seen = stop if first.call.mask is None and causal else length
-    keys = length if given else seen
-    window, rows = first.options.sliding_window, (start, stop)
-    mask = additive_mask(first.call.mask, rows, length, keys, window, device, causal=causal)
-    if mask is not None and mask.dim() == 4 and len(mask) > 1:
-        mask = mask[::answers]
-    if given:
-        parts = [weights[:, :, start:stop, :length].to(device) for weights in given]
-        return torch.stack(parts).float(), mask
-    parts = [layer.product(slice(start, stop), keys).to(device) for layer in layers]
-    scores = parts[0][None] if len(parts) == 1 else torch.stack(parts)
-    del parts
-    scores = first.options.apply(scores, width)
-    if first.options.has_bias:
-        biases = [layer.bias for layer in layers]
-        bias = stacked_bias(biases, device, slice(start, stop), slice(keys))
-        scores.add_(bias[:, ::answers] if bias.shape[1] > 1 else bias)
-    if mask is not None:
-        scores.add_(mask)
-    sinks = [layer.sinks for layer in layers if layer.sinks is not None]
-    if not sinks:
-        return torch.softmax(scores, dim=-1), mask
-    column = stacked_sinks(sinks, device)[..., None].expand(*scores.shape[:-1], 1)
-    return torch.softmax(torch.cat((scores, column), dim=-1), dim=-1)[..., :-1], mask
 
 
 class LayerTransformation:

@@ -258,7 +258,7 @@ class GenerationRun(PutBy):
             # Some models lengthen it to what a cache of a fixed size will hold.
             mask = mask[:, : input_ids.shape[1]]
         answers = answers_to_each(self.model, input_ids, mask, kwargs)
-        return Prefill(input_ids, mask, answers=answers)
+        return Prefill(input_ids, mask, answers=answers, memory=self._memory)
 
     def layer_returns(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A decoder layer returns its hidden states."""
