@@ -308,6 +308,9 @@ def _tolerance(of: _Array | float) -> _Array | float:
 
 def _above(larger: _Array | float, smaller: _Array | float) -> Bools:
     """Where the first is above the second by more than rounding."""
+    above = np.asarray(np.greater(larger, smaller))
+    if not above.any():
+        return above
     return np.asarray(larger - smaller > _tolerance(smaller), dtype=np.bool_)
 
 

@@ -274,14 +274,13 @@ class AttentionReducer:
         rows, self._rows = self._rows, []
         groups: list[StepLayers] = []
         biases: dict[int, Tensor] = {}
+        # Without a mask, a prompt sees itself only: the rest of a fixed-size cache is still empty.
+        may_be_alone = self._keys_per_step > 0 and not (self._append_only or self._continues)
         # Of a layer that attends several times, the last is what its keys are of.
         newest = {row[0]: row for row in rows}
         for position, row, key_count, mask, needs_scores, given, queries in newest.values():
-            options = self._options_of(position, given)
-            # Without a mask, a prompt sees itself only: what follows in a fixed-size cache is not
-            # filled yet.
-            alone = mask is None and queries > 1 and not (self._append_only or self._continues)
-            alone = alone and self._keys_per_step > 0
+            options = self._options.get(position) or self._options_of(position, given)
+            alone = may_be_alone and mask is None and queries > 1
             shape, keys = row.shape, min(key_count, queries) if alone else key_count
             for group in groups:
                 if (
@@ -309,11 +308,9 @@ class AttentionReducer:
 
     def _options_of(self, position: int, given: dict[str, Any]) -> ScoreOptions:
         """The layer's options, which never change; equal ones are one object."""
-        options = self._options.get(position)
-        if options is None:
-            read = ScoreOptions.of(given)
-            options = next((known for known in self._options.values() if known == read), read)
-            self._options[position] = options
+        read = ScoreOptions.of(given)
+        options = next((known for known in self._options.values() if known == read), read)
+        self._options[position] = options
         return options
 
     def reduce(self) -> None:

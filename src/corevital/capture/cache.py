@@ -24,8 +24,7 @@ def only_appends(cache: Any) -> bool:
     quantised cache alters them, and without a cache nothing is kept. Of an encoder-decoder's
     cache, it is the self-attention that counts.
     """
-    layers = _layers(cache)
-    return len(layers) > 0 and all(type(layer) is DynamicLayer for layer in layers)
+    return {*map(type, _layers(cache))} == {DynamicLayer}
 
 
 def newest_key(cache: Any) -> NewestKey:
@@ -34,9 +33,10 @@ def newest_key(cache: Any) -> NewestKey:
     A cache of a fixed size has places behind it for keys still to come, which the mask hides. That
     of sparse attention may hide the newest key as well.
     """
-    fixed = [layer for layer in _layers(cache) if isinstance(layer, StaticLayer)]
-    if not fixed:
+    kinds = {*map(type, _layers(cache))}
+    if not any(issubclass(kind, StaticLayer) for kind in kinds):
         return NewestKey.LAST
+    fixed = [layer for layer in _layers(cache) if isinstance(layer, StaticLayer)]
     sparse = any(hasattr(layer, "indexer_keys") for layer in fixed)
     return NewestKey.UNKNOWN if sparse else NewestKey.LAST_VISIBLE
 

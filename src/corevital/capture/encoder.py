@@ -16,6 +16,7 @@ from corevital.capture.masks import visible_positions
 from corevital.capture.plan import CapturePlan
 from corevital.capture.position_statistics import PositionStatistics
 from corevital.capture.prompt import LayerTransformation, PromptAttention
+from corevital.capture.run_memory import RunMemory
 from corevital.capture.unobservable import Unobservable
 from corevital.record import CaptureMode
 
@@ -48,7 +49,8 @@ class EncoderObserver:
         transformation: how much every layer changes the states.
     """
 
-    def __init__(self, layers: EncoderLayers, plan: CapturePlan) -> None:
+    def __init__(self, layers: EncoderLayers, plan: CapturePlan, memory: RunMemory) -> None:
+        self._memory = memory
         self._layers = layers
         self._plan = plan
         self._last = len(layers.layers) - 1
@@ -148,7 +150,9 @@ class EncoderObserver:
         self._must_be_within_limits(valid)
         if self.attention_maps is None:
             self.attention_rows = RowStatistics(valid)
-            self.attention_maps = PromptAttention(valid, causal=False, rows=self.attention_rows)
+            self.attention_maps = PromptAttention(
+                valid, causal=False, rows=self.attention_rows, memory=self._memory
+            )
         self.attention_maps.observe(call)
 
     def returns(self, output: Any, observed: Observed) -> None:

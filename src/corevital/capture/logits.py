@@ -164,6 +164,7 @@ class LogitsReducer:
         self._most_steps = most_steps
         self._steps_together = 1
         self._logits = torch.empty(0)
+        self._shape = (0, 0, 0)
         self._numbers: NDArray[np.float32] | None = None
         self.pending = 0
         self.chunks: list[Tensor] = []
@@ -184,9 +185,9 @@ class LogitsReducer:
         if self.pending == 0:
             self._steps_together = steps_together(4 * rows * vocabulary, self._most_steps)
             self._hold((self._steps_together, rows, vocabulary), logits.device)
-        elif (rows, vocabulary) != self._logits.shape[1:]:
+        elif (rows, vocabulary) != self._shape[1:]:
             raise Unobservable("the number of sequences changes while they are generated")
-        elif self.pending == len(self._logits):
+        elif self.pending == self._shape[0]:
             self._make_room()
         if self._numbers is not None and (type(logits), logits.dtype) == (Tensor, torch.float32):
             np.maximum(logits.numpy()[:, -1], _IMPOSSIBLE, out=self._numbers[self.pending])
@@ -196,6 +197,7 @@ class LogitsReducer:
         self.pending += 1
 
     def _hold(self, shape: tuple[int, int, int], device: torch.device) -> None:
+        self._shape = shape
         self._logits = self._steps_memory.tensor(shape, torch.float32, device)
         # After a forward pass the caches hold the model's weights: of little that is to be copied,
         # torch takes longer to get its own code back than to copy, and twice as long as NumPy.
@@ -205,7 +207,7 @@ class LogitsReducer:
     def _make_room(self) -> None:
         """For more steps than are reduced together: several tokens may come with one pass."""
         held = self._logits
-        steps, rows, vocabulary = held.shape
+        steps, rows, vocabulary = self._shape
         self._hold((2 * steps, rows, vocabulary), held.device)
         self._logits[:steps] = held
 

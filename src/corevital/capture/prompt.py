@@ -12,7 +12,6 @@ from corevital.capture.attention import AttentionCall
 from corevital.capture.attention_rows import RowStatistics
 from corevital.capture.attention_scores import ScoreOptions, stacked_bias, stacked_sinks
 from corevital.capture.autocast import unaffected_by_autocast
-from corevital.capture.hidden import cosine
 from corevital.capture.masks import additive_mask
 from corevital.capture.run_memory import RunMemory
 from corevital.capture.transfer import moved
@@ -302,8 +301,7 @@ class LayerTransformation:
         changes = []
         for start in range(0, length, tokens):
             parts = [state[:, start : start + tokens].to(device) for state in states]
-            stacked = torch.stack(parts).float()
-            changes.append(1.0 - cosine(stacked[1:], stacked[:-1]))
+            changes.append(1.0 - _successive_cosines(torch.stack(parts).float()))
         weight = moved(self._valid, device)
         # Padding may give NaN, which no weight of 0 removes.
         change = torch.where(weight > 0, torch.cat(changes, dim=-1), 0.0)
@@ -315,3 +313,10 @@ class LayerTransformation:
         """Let go of the prompt's states."""
         self._before = None
         self._waiting.clear()
+
+
+def _successive_cosines(states: Tensor) -> Tensor:
+    """Cosines ``[n - 1, ...]`` of each of ``[n, ..., D]`` with the one before."""
+    norms = torch.linalg.vector_norm(states, dim=-1)
+    cosines: Tensor = torch.linalg.vecdot(states[1:], states[:-1]) / (norms[1:] * norms[:-1])
+    return cosines

@@ -103,7 +103,11 @@ class GenerationRun(PutBy):
             weighed = middle_layers(len(layers.layers))
         self.attention = AttentionReducer(most_steps, weighed, memory=self._memory)
         self.cross_attention = AttentionReducer(most_steps, keys_per_step=0, memory=self._memory)
-        self.encoder = EncoderObserver(encoder_layers, plan) if encoder_layers is not None else None
+        self.encoder = (
+            EncoderObserver(encoder_layers, plan, self._memory)
+            if encoder_layers is not None
+            else None
+        )
         self.compiled = is_compiled(model)
         self._divided = is_divided(model)
         self._heads = decoder_size(model, "num_attention_heads") if self._divided else None
@@ -476,8 +480,13 @@ class GenerationRun(PutBy):
 
     def _see_layers_put_by(self) -> None:
         layers, self.layers_put_by = self.layers_put_by, []
+        states, position_of = self._states, self._layer_position
+        usual = (self._rows, 1, self._width)
         for module, output in layers or ():
-            self._see_layer(module, (), output)
+            if type(output) is Tensor and output.shape == usual and id(module) in position_of:
+                states[position_of[id(module)]] = output
+            else:
+                self._see_layer(module, (), output)
 
     def _see_attention_put_by(self) -> None:
         keep_row = self.attention.keep_row
