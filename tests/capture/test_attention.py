@@ -6,6 +6,7 @@ import math
 import weakref
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from corevital.capture import chunk
+from corevital.capture import attention_block, chunk
 from corevital.capture.attention import AttentionCall, AttentionReducer
 from corevital.capture.attention_block import Block, WeighedRows
+from corevital.capture.attention_scores import ScoreOptions
 from corevital.record import AttentionColumns
 from tests.capture.observe import observe
 from tests.models import T5_HAS_ITS_OWN_ATTENTION, tiny_model, tiny_prompt
@@ -116,6 +118,35 @@ def attend(
     reducer.begin_step(append_only=append_only)
     reducer.observe(AttentionCall(0, query, keys, None, None, {}))
     reducer.end_step(step)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("key_heads", [(2, 2, 2), (2, 4, 2)], ids=str)
+def test_layers_multiplied_together_equal_layers_multiplied_alone(
+    key_heads: tuple[int, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    keys = [torch.randn(2, heads, 30, 8, dtype=dtype) for heads in key_heads]
+    queries = torch.randn(5, len(keys), 2, 4, 1, 8, dtype=dtype)
+    statistics, products = [], Mock(side_effect=ScoreOptions.product)
+    monkeypatch.setattr(ScoreOptions, "product", lambda *given, **more: products(*given, **more))
+    for share in (attention_block.SHARE_COPIED, 10**9):
+        monkeypatch.setattr(attention_block, "SHARE_COPIED", share)
+        reducer = AttentionReducer()
+        for step, of_layers in enumerate(queries, start=1):
+            reducer.begin_step(append_only=True)
+            for layer, (query, key) in enumerate(zip(of_layers, keys, strict=True)):
+                call = AttentionCall(layer, query, key[:, :, : 10 + step], None, None, {})
+                reducer.observe(call)
+            reducer.end_step(step)
+        products.reset_mock()
+        reducer.finish()
+        statistics.append((reducer.chunks[0].statistics, products.call_count))
+
+    (together, fewer), (alone, all_of_them) = statistics
+    assert all_of_them == len(keys)
+    assert fewer == (1 if len(set(key_heads)) == 1 else len(keys))
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_steps_reduced_together_equal_steps_reduced_alone() -> None:

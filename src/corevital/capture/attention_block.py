@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from corevital.capture.masks import LOWEST, additive_mask
 from corevital.capture.run_memory import RunMemory
 from corevital.capture.scratch import Scratch
 from corevital.capture.transfer import moved
+
+SHARE_COPIED: Final = 16
 
 
 @dataclass(slots=True)
@@ -176,13 +178,18 @@ class Block:
         steps = len(self._layers)
         queries = self._queries[:steps].view(steps, len(last.positions), *last.shape)
         queries = queries[:, places, ..., 0, :].permute(1, 2, 3, 0, 4)
-        for own, position, rows in zip(scores, positions, queries, strict=True):
-            key = keys[position][:, :, : last.key_count]
-            query = moved(rows, key.device)
-            if key.device == device and key.dtype == dtype:
-                options.product(query, key, out=own)
-            else:
-                own.copy_(moved(options.product(query, key), device))
+        seen = [keys[position][:, :, : last.key_count] for position in positions]
+        if _go_together(seen):
+            of_all = memory.keys.tensor((len(seen), *seen[0].shape), dtype, device)
+            torch.cat(seen, out=of_all.flatten(0, 1))
+            options.product(queries.flatten(0, 1), of_all.flatten(0, 1), scores.flatten(0, 1))
+        else:
+            for own, key, rows in zip(scores, seen, queries, strict=True):
+                query = moved(rows, key.device)
+                if key.device == device and key.dtype == dtype:
+                    options.product(query, key, out=own)
+                else:
+                    own.copy_(moved(options.product(query, key), device))
         exact = None
         if dtype != torch.float32:
             exact = memory.scores.tensor(shape, torch.float32, device)
@@ -236,6 +243,14 @@ class Block:
             causal[at] if mask is None else _widened(mask, keys) for at, mask in enumerate(masks)
         ]
         return torch.cat([mask.expand(*_broadcast(wide), 1, keys) for mask in wide], dim=2)
+
+
+def _go_together(keys: list[Tensor]) -> bool:
+    """Whether copying some layers' keys costs less than a product for each of them."""
+    last = keys[-1]
+    kind = last.shape, last.dtype, last.device
+    few = last.numel() * last.element_size() <= bytes_together(last.device) // SHARE_COPIED
+    return few and all((key.shape, key.dtype, key.device) == kind for key in keys)
 
 
 def _widened(mask: Tensor, keys: int) -> Tensor:

@@ -17,12 +17,14 @@ class RunMemory:
     makes the application's own come and go with it. So one run's is kept for the next.
 
     Attributes:
+        keys: for those of several layers together.
         products: for what is computed, and read before anything else is.
         scores: the same, of products in another type.
         results: the same, of what is made from them.
     """
 
     def __init__(self) -> None:
+        self.keys = Scratch()
         self.products = Scratch()
         self.scores = Scratch()
         self.results = Scratch()
@@ -67,4 +69,4 @@ class RunMemory:
         return sum(scratch.nbytes for scratch in self._pieces())
 
     def _pieces(self) -> tuple[Scratch, ...]:
-        return (self.products, self.scores, self.results, *self._for_steps)
+        return (self.keys, self.products, self.scores, self.results, *self._for_steps)
