@@ -6,7 +6,6 @@ import math
 import weakref
 from collections.abc import Iterator
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -128,8 +127,15 @@ def test_layers_multiplied_together_equal_layers_multiplied_alone(
     torch.manual_seed(0)
     keys = [torch.randn(2, heads, 30, 8, dtype=dtype) for heads in key_heads]
     queries = torch.randn(5, len(keys), 2, 4, 1, 8, dtype=dtype)
-    statistics, products = [], Mock(side_effect=ScoreOptions.product)
-    monkeypatch.setattr(ScoreOptions, "product", lambda *given, **more: products(*given, **more))
+    statistics: list[tuple[torch.Tensor, int]] = []
+    products: list[ScoreOptions] = []
+    product = ScoreOptions.product
+
+    def counted(options: ScoreOptions, *given: Any, **more: Any) -> torch.Tensor:
+        products.append(options)
+        return product(options, *given, **more)
+
+    monkeypatch.setattr(ScoreOptions, "product", counted)
     for share in (attention_block.SHARE_COPIED, 10**9):
         monkeypatch.setattr(attention_block, "SHARE_COPIED", share)
         reducer = AttentionReducer()
@@ -139,9 +145,9 @@ def test_layers_multiplied_together_equal_layers_multiplied_alone(
                 call = AttentionCall(layer, query, key[:, :, : 10 + step], None, None, {})
                 reducer.observe(call)
             reducer.end_step(step)
-        products.reset_mock()
+        products.clear()
         reducer.finish()
-        statistics.append((reducer.chunks[0].statistics, products.call_count))
+        statistics.append((reducer.chunks[0].statistics, len(products)))
 
     (together, fewer), (alone, all_of_them) = statistics
     assert all_of_them == len(keys)

@@ -16,7 +16,7 @@ LN2: Final = math.log(2.0)
 _TINY: Final = torch.finfo(torch.float32).tiny
 COLLAPSED_BELOW: Final = 0.03
 FOCUSED_ABOVE: Final = 0.9
-_LANES: Final = 32
+LANES: Final = 32
 _MANY_LEFT_OVER: Final = 8
 # Products of float16 queries and keys can exceed that type before they are scaled. A power of 2
 # takes them out of reach, and out again, without rounding.
@@ -137,10 +137,10 @@ def row_maxima(values: Tensor) -> Tensor:
     short row is most of the time. So the last 32 are taken together, some of them once more.
     """
     keys = values.shape[-1]
-    left_over = keys % _LANES
-    if values.device.type != "cpu" or keys < _LANES or left_over < _MANY_LEFT_OVER:
+    left_over = keys % LANES
+    if values.device.type != "cpu" or keys < LANES or left_over < _MANY_LEFT_OVER:
         return values.amax(-1)
-    whole, newest = values[..., : keys - left_over], values[..., -_LANES:]
+    whole, newest = values[..., : keys - left_over], values[..., -LANES:]
     return torch.maximum(whole.amax(-1), newest.amax(-1))
 
 

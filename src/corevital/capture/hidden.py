@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -78,6 +79,7 @@ class HiddenReducer:
         self._steps: list[int] = []
         self._layout: tuple[tuple[int, ...], torch.Size] | None = None
         self._states = torch.empty(0)
+        self._places: Sequence[Tensor] = ()
         self._alike = True
         self._previous_last: Tensor | None = None
         self.chunks: list[Chunk] = []
@@ -93,14 +95,14 @@ class HiddenReducer:
             self.reduce()
             self._make_room(newest)
             self._layout = layout
-        waiting = self._states[len(self._steps)]
+        waiting = self._places[len(self._steps)]
         if self._alike:
             torch.cat(newest, out=waiting)
         else:
             on_device = [moved(state, waiting.device) for state in newest]
             waiting.copy_(torch.cat(on_device))
         self._steps.append(step)
-        if len(self._steps) == len(self._states):
+        if len(self._steps) == len(self._places):
             self.reduce()
 
     def _make_room(self, newest: list[Tensor]) -> None:
@@ -109,6 +111,7 @@ class HiddenReducer:
         per_step = (len(newest) * rows, 1, width)
         room = steps_together(4 * math.prod(per_step), self._most_steps)
         self._states = self._steps_memory.tensor((room, *per_step), torch.float32, device)
+        self._places = self._states.unbind()
         self._alike = all(
             (state.dtype, state.device) == (torch.float32, device) for state in newest
         )
