@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -95,6 +96,19 @@ def _sums(logits: Tensor, scratch: Tensor | None) -> _Sums:
     return _Sums(peak, total, expected_logit, _blocks(logits).amax(-1))
 
 
+def _sums_of_any(logits: Tensor, scratch: Tensor) -> _Sums:
+    """``_sums`` of logits that have not been clamped; they are, where any of them is -inf.
+
+    Which few models have: a CPU is asked, since clamping takes as long as any of the sums.
+    """
+    if logits.device.type == "cpu":
+        sums = _sums(logits, scratch)
+        if not sums.expected_logit.isnan().any():
+            return sums
+    logits.clamp_(min=_IMPOSSIBLE)
+    return _sums(logits, scratch)
+
+
 def _statistics(logits: Tensor, sums: _Sums, token_ids: Tensor, top_k: int) -> Tensor:
     """``logit_statistics`` of logits that have been clamped."""
     entropy, margin, mass, log_normalizer = _distribution(logits, sums, top_k)
@@ -165,6 +179,7 @@ class LogitsReducer:
         self._steps_together = 1
         self._logits = torch.empty(0)
         self._shape = (0, 0, 0)
+        self._places: Sequence[Tensor] = ()
         self._numbers: NDArray[np.float32] | None = None
         self.pending = 0
         self.chunks: list[Tensor] = []
@@ -190,15 +205,15 @@ class LogitsReducer:
         elif self.pending == self._shape[0]:
             self._make_room()
         if self._numbers is not None and (type(logits), logits.dtype) == (Tensor, torch.float32):
-            np.maximum(logits.numpy()[:, -1], _IMPOSSIBLE, out=self._numbers[self.pending])
+            np.copyto(self._numbers[self.pending], logits.numpy()[:, -1])
         else:
-            newest = logits[:, -1].float()
-            torch.clamp(newest, min=_IMPOSSIBLE, out=self._logits[self.pending])
+            self._places[self.pending].copy_(logits[:, -1])
         self.pending += 1
 
     def _hold(self, shape: tuple[int, int, int], device: torch.device) -> None:
         self._shape = shape
         self._logits = self._steps_memory.tensor(shape, torch.float32, device)
+        self._places = self._logits.unbind()
         # After a forward pass the caches hold the model's weights: of little that is to be copied,
         # torch takes longer to get its own code back than to copy, and twice as long as NumPy.
         few = device.type == "cpu" and shape[1] * shape[2] <= _FEW
@@ -230,7 +245,7 @@ class LogitsReducer:
         sums = []
         for part in logits.split(together):
             scratch = self._memory.results.tensor(part.shape, torch.float32, part.device)
-            sums.append(_sums(part, scratch))
+            sums.append(_sums_of_any(part, scratch))
         joined = _Sums(*(torch.cat(parts) for parts in zip(*sums, strict=True)))
         self.chunks.append(_statistics(logits, joined, token_ids, self._top_k))
 

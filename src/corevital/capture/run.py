@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from corevital.capture.attention import AttentionCall, AttentionReducer
 from corevital.capture.attention_functions import AttentionFunction, AttentionLookup
 from corevital.capture.attention_modules import ModuleAttention
-from corevital.capture.cache import keeps_cross_attention, newest_key, only_appends
+from corevital.capture.cache import NewestKey, keeps_cross_attention, newest_key, only_appends
 from corevital.capture.chunk import MOST_STEPS
 from corevital.capture.chunked_prefill import ChunkedPrefill
 from corevital.capture.compiled import is_compiled
@@ -216,9 +216,10 @@ class GenerationRun(PutBy):
 
     def _begin_attention(self, kwargs: dict[str, Any]) -> None:
         cache = kwargs.get("past_key_values")
+        append_only = only_appends(cache)
         self.attention.begin_step(
-            append_only=only_appends(cache),
-            newest_key=newest_key(cache),
+            append_only=append_only,
+            newest_key=NewestKey.LAST if append_only else newest_key(cache),
             continues=self._chunks is not None and self.steps == 0,
         )
         self.expected_keys = self.attention.expected_keys
