@@ -15,6 +15,7 @@ from corevital.capture import prompt as prompt_module
 from corevital.capture.attention import AttentionCall
 from corevital.capture.prompt import LayerTransformation, PromptAttention
 from corevital.capture.prompt_columns import sparse_weights
+from corevital.capture.run_memory import RunMemory
 
 FOLDER = Path(__file__).parents[1] / "reference"
 
@@ -43,6 +44,21 @@ def test_basin_reference(
     observed.reduce()
     assert observed.basin[0][0].tolist() == pytest.approx(case["basin_scores"], abs=1e-3)
     assert observed.sparse[0].total[0, 0].tolist() == case["sparse_0_01_counts"]
+
+
+def test_memory_is_held_between_the_layers_of_a_short_prompt_only() -> None:
+    """Of a long one, it would add to the model's own peak."""
+    for tokens, is_long in ((8, False), (800, True)):
+        memory = RunMemory()
+        observed = PromptAttention(everything_valid(tokens), memory=memory)
+        states = torch.randn(1, 1, tokens, 4)
+        for layer in range(3):
+            observed.observe(AttentionCall(layer, states, states, None, None, {}))
+            assert memory.products.nbytes == memory.results.nbytes == 0
+        observed.reduce()
+        held = memory.products.nbytes, memory.results.nbytes
+        assert held == (0, 0) if is_long else min(held) > 0
+        assert set(observed.basin) == {0, 1, 2}
 
 
 def test_layer_transformation_reference() -> None:

@@ -145,16 +145,18 @@ class PromptAttention:
         columns = torch.zeros(*shape, length, dtype=torch.float32, device=device)
         total = torch.zeros(shape, dtype=torch.long, device=device)
         newest: Tensor | None = None
+        # Of a long prompt, what is held between two layers would add to the model's own peak.
+        memory = self._memory if len(layers) > 1 else RunMemory()
         positions = tuple(layer.call.position for layer in layers)
         for stop in range(length, 0, -queries):
             start = max(stop - queries, 0)
-            weights, mask = self._weights(layers, start, stop)
+            weights, mask = self._weights(layers, start, stop, memory)
             if self._rows is not None:
                 self._rows.add(positions, weights, mask, slice(start, stop))
             weights.mul_(valid[:, None, start:stop, None])
             columns[..., : weights.shape[-1]] += weights.sum(-2)
             # Counted as numbers: to sum truth values, a CPU copies them to eight times the bytes.
-            above = self._memory.products.tensor(weights.shape, torch.float32, device)
+            above = memory.products.tensor(weights.shape, torch.float32, device)
             torch.gt(weights, SPARSE_ABOVE, out=above)
             total += above.sum((-1, -2)).long()
             if newest is None:
@@ -164,7 +166,7 @@ class PromptAttention:
         self.sparse.append(_sparse_weights(positions, newest, length, total))
 
     def _weights(
-        self, layers: list[_LayerAttention], start: int, stop: int
+        self, layers: list[_LayerAttention], start: int, stop: int, memory: RunMemory
     ) -> tuple[Tensor, Tensor | None]:
         """Attention weights ``[l, B, H, stop - start, K]`` of some queries, softmax in float32.
 
@@ -188,30 +190,19 @@ class PromptAttention:
         if given:
             parts = [weights[:, :, start:stop, :length].to(device) for weights in given]
             return torch.stack(parts).float(), mask
-        scores = first.options.apply(self._products(layers, slice(start, stop), keys), width)
+        scores = first.options.apply(_products(layers, slice(start, stop), keys, memory), width)
         if first.options.has_bias:
             biases = [layer.bias for layer in layers]
             bias = stacked_bias(biases, device, slice(start, stop), slice(keys))
             scores.add_(bias[:, ::answers] if bias.shape[1] > 1 else bias)
         if mask is not None:
             scores.add_(mask)
-        weights = self._memory.results.tensor(scores.shape, torch.float32, device)
+        weights = memory.results.tensor(scores.shape, torch.float32, device)
         sinks = [layer.sinks for layer in layers if layer.sinks is not None]
         if not sinks:
             return torch.softmax(scores, dim=-1, out=weights), mask
         column = stacked_sinks(sinks, device)[..., None].expand(*scores.shape[:-1], 1)
         return torch.softmax(torch.cat((scores, column), dim=-1), dim=-1)[..., :-1], mask
-
-    def _products(self, layers: list[_LayerAttention], queries: slice, keys: int) -> Tensor:
-        """Of some queries with the first ``keys``, ``[l, B, H, q, K]``."""
-        call = layers[-1].call
-        batch, heads, _, _ = call.rows.shape
-        assert call.key is not None
-        shape = (len(layers), batch, heads, queries.stop - queries.start, keys)
-        products = self._memory.products.tensor(shape, call.key.dtype, call.rows.device)
-        for layer, own in zip(layers, products, strict=True):
-            layer.product(queries, keys, own)
-        return products
 
     def release(self) -> None:
         """Let go of the prompt's queries and keys."""
@@ -259,6 +250,20 @@ def _of_each_prompt(call: AttentionCall, answers: int) -> AttentionCall:
     # Copies where views would keep the rows of all answers alive; the keys are the cache's.
     key = None if call.key is None else call.key[::answers]
     return call.taking(lambda rows: rows[::answers].clone())._replace(key=key)
+
+
+def _products(
+    layers: list[_LayerAttention], queries: slice, keys: int, memory: RunMemory
+) -> Tensor:
+    """Of some queries with the first ``keys``, ``[l, B, H, q, K]``."""
+    call = layers[-1].call
+    batch, heads, _, _ = call.rows.shape
+    assert call.key is not None
+    shape = (len(layers), batch, heads, queries.stop - queries.start, keys)
+    products = memory.products.tensor(shape, call.key.dtype, call.rows.device)
+    for layer, own in zip(layers, products, strict=True):
+        layer.product(queries, keys, own)
+    return products
 
 
 class LayerTransformation:
