@@ -197,9 +197,9 @@ class PromptAttention:
             scores.add_(bias[:, ::answers] if bias.shape[1] > 1 else bias)
         if mask is not None:
             scores.add_(mask)
-        weights = memory.results.tensor(scores.shape, torch.float32, device)
         sinks = [layer.sinks for layer in layers if layer.sinks is not None]
         if not sinks:
+            weights = memory.results.tensor(scores.shape, torch.float32, device)
             return torch.softmax(scores, dim=-1, out=weights), mask
         column = stacked_sinks(sinks, device)[..., None].expand(*scores.shape[:-1], 1)
         return torch.softmax(torch.cat((scores, column), dim=-1), dim=-1)[..., :-1], mask
