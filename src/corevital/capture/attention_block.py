@@ -191,11 +191,7 @@ class Block:
             options.product(queries.flatten(0, 1), of_all.flatten(0, 1), scores.flatten(0, 1))
         else:
             for own, key, rows in zip(scores, seen, queries, strict=True):
-                query = moved(rows, key.device)
-                if key.device == device and key.dtype == dtype:
-                    options.product(query, key, out=own)
-                else:
-                    own.copy_(moved(options.product(query, key), device))
+                options.write_product(moved(rows, key.device), key, own)
         exact = None
         if dtype != torch.float32:
             exact = memory.scores.tensor(shape, torch.float32, device)

@@ -45,6 +45,13 @@ class ScoreOptions:
             get("position_bias") is not None,
         )
 
+    def write_product(self, query: Tensor, key: Tensor, out: Tensor) -> None:
+        """Write ``product`` to ``out``, which may be of another device and type."""
+        if (key.device, key.dtype) == (out.device, out.dtype):
+            self.product(query, key, out)
+        else:
+            out.copy_(moved(self.product(query, key), out.device))
+
     def product(self, query: Tensor, key: Tensor, out: Tensor | None = None) -> Tensor:
         """``q . K^T``, with grouped-query heads, for ``apply`` to make scores of.
 

@@ -33,10 +33,9 @@ def newest_key(cache: Any) -> NewestKey:
     A cache of a fixed size has places behind it for keys still to come, which the mask hides. That
     of sparse attention may hide the newest key as well.
     """
-    kinds = {*map(type, _layers(cache))}
-    if not any(issubclass(kind, StaticLayer) for kind in kinds):
-        return NewestKey.LAST
     fixed = [layer for layer in _layers(cache) if isinstance(layer, StaticLayer)]
+    if not fixed:
+        return NewestKey.LAST
     sparse = any(hasattr(layer, "indexer_keys") for layer in fixed)
     return NewestKey.UNKNOWN if sparse else NewestKey.LAST_VISIBLE
 

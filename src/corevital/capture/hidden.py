@@ -51,11 +51,11 @@ def _known_within_range(peak: Tensor) -> bool:
     return peak.device.type == "cpu" and bool((peak <= CLAMP).all())
 
 
-def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of the angle between vectors, over the last dimension; NaN for a zero vector."""
-    norms: Tensor = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
-    dot: Tensor = torch.linalg.vecdot(a, b)
-    return dot / norms
+def successive_cosines(states: Tensor) -> Tensor:
+    """Cosines ``[n - 1, ...]`` of each of ``[n, ..., D]`` to the one before; NaN of zeros."""
+    norms = torch.linalg.vector_norm(states, dim=-1)
+    cosines: Tensor = torch.linalg.vecdot(states[1:], states[:-1]) / (norms[1:] * norms[:-1])
+    return cosines
 
 
 class HiddenReducer:
@@ -136,7 +136,7 @@ class HiddenReducer:
         previous = self._previous_last
         if previous is None:
             previous = torch.full_like(last[:1], torch.nan)
-        consecutive = cosine(last, torch.cat((previous, last[:-1])))
+        consecutive = successive_cosines(torch.cat((previous, last)))
         lags = self._lags.of(last).to(torch.float16)
         self.chunks.append(Chunk(tuple(self._steps), positions, self._statistics(states)))
         self.last_layer_cosines.append(consecutive)

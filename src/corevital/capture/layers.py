@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from corevital.capture.cross_attention import attention_places
 
 _DECIDE_ONLY: Final = frozenset({"BltPatcher"})
-"""Models inside of a decoder that only decide how the prompt is divided."""
+"""Children of a decoder that only decide how the prompt is divided."""
 _COMPRESS_KEYS: Final = frozenset({"DeepseekV4CSACompressor", "DeepseekV4HCACompressor"})
 """Parts of attention that add keys of several tokens each."""
 _STREAMS_IN_A_ROW: Final = frozenset({"ProphetNetDecoderLayer"})
@@ -206,22 +206,13 @@ def _declared_layers(decoder: nn.Module) -> tuple[nn.Module, ...]:
             names.append(target)
         if isinstance(name, str):
             names.append(name)
-    own = _of_the_decoder(decoder)
+    kinds, suffixes = tuple(classes), tuple(names)
+    deciding = {child for child in decoder.children() if type(child).__name__ in _DECIDE_ONLY}
     return tuple(
         module
-        for name, module in decoder.named_modules()
-        if module in own
-        and (isinstance(module, tuple(classes)) or any(name.endswith(suffix) for suffix in names))
+        for name, module in decoder.named_modules(memo=deciding)
+        if isinstance(module, kinds) or name.endswith(suffixes)
     )
-
-
-def _of_the_decoder(stack: nn.Module) -> set[nn.Module]:
-    """``stack`` and what is in it, but for models that only decide what it is given."""
-    parts = {stack}
-    for child in stack.children():
-        if type(child).__name__ not in _DECIDE_ONLY:
-            parts |= _of_the_decoder(child)
-    return parts
 
 
 def _layers_by_count(stack: nn.Module, count: int | None) -> tuple[nn.Module, ...]:

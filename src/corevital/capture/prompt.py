@@ -12,6 +12,7 @@ from corevital.capture.attention import AttentionCall
 from corevital.capture.attention_rows import RowStatistics
 from corevital.capture.attention_scores import ScoreOptions, stacked_bias, stacked_sinks
 from corevital.capture.autocast import unaffected_by_autocast
+from corevital.capture.hidden import successive_cosines
 from corevital.capture.masks import additive_mask
 from corevital.capture.run_memory import RunMemory
 from corevital.capture.transfer import moved
@@ -69,16 +70,12 @@ class _LayerAttention:
         bias: Tensor = self.call.options["position_bias"]
         return bias
 
-    def product(self, queries: slice, keys: int, out: Tensor) -> None:
-        """Write that of some queries with the first ``keys`` to ``out``, as of ``ScoreOptions``."""
+    def write_product(self, queries: slice, keys: int, out: Tensor) -> None:
+        """Write that of some queries with the first ``keys`` to ``out``."""
         query, key = self.call.query, self.call.key
         assert query is not None
         assert key is not None
-        query, key = query[:, :, queries], key[:, :, :keys]
-        if (key.device, key.dtype) == (out.device, out.dtype):
-            self.options.product(query, key, out=out)
-        else:
-            out.copy_(moved(self.options.product(query, key), out.device))
+        self.options.write_product(query[:, :, queries], key[:, :, :keys], out)
 
     def goes_with(self, other: _LayerAttention) -> bool:
         """Whether both layers can be reduced together."""
@@ -262,7 +259,7 @@ def _products(
     shape = (len(layers), batch, heads, queries.stop - queries.start, keys)
     products = memory.products.tensor(shape, call.key.dtype, call.rows.device)
     for layer, own in zip(layers, products, strict=True):
-        layer.product(queries, keys, own)
+        layer.write_product(queries, keys, own)
     return products
 
 
@@ -306,7 +303,7 @@ class LayerTransformation:
         changes = []
         for start in range(0, length, tokens):
             parts = [state[:, start : start + tokens].to(device) for state in states]
-            changes.append(1.0 - _successive_cosines(torch.stack(parts).float()))
+            changes.append(1.0 - successive_cosines(torch.stack(parts).float()))
         weight = moved(self._valid, device)
         # Padding may give NaN, which no weight of 0 removes.
         change = torch.where(weight > 0, torch.cat(changes, dim=-1), 0.0)
@@ -318,10 +315,3 @@ class LayerTransformation:
         """Let go of the prompt's states."""
         self._before = None
         self._waiting.clear()
-
-
-def _successive_cosines(states: Tensor) -> Tensor:
-    """Cosines ``[n - 1, ...]`` of each of ``[n, ..., D]`` with the one before."""
-    norms = torch.linalg.vector_norm(states, dim=-1)
-    cosines: Tensor = torch.linalg.vecdot(states[1:], states[:-1]) / (norms[1:] * norms[:-1])
-    return cosines
