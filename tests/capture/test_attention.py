@@ -230,6 +230,25 @@ def test_a_deeper_model_reads_its_keys_no_more_often() -> None:
     assert chunk.steps == tuple(range(1, steps + 1))
 
 
+def test_rows_are_reduced_where_the_keys_fill_whole_lanes() -> None:
+    keys = torch.randn(1, 2, 64, 4)
+    reducer = AttentionReducer()
+    for step, seen in enumerate(range(21, 65)):
+        attend(reducer, step, keys[:, :, :seen], torch.randn(1, 2, 1, 4))
+    reducer.finish()
+    widths = [chunk.steps[-1] + 21 for chunk in reducer.chunks]
+    assert widths == [21, 32, 64]
+
+
+def test_cross_attention_is_not_reduced_more_often_for_its_keys_fill_whole_lanes() -> None:
+    keys = torch.randn(1, 2, 32, 4)
+    reducer = AttentionReducer(keys_per_step=0)
+    for step in range(40):
+        attend(reducer, step, keys, torch.randn(1, 2, 1, 4))
+    reducer.finish()
+    assert [len(chunk.steps) for chunk in reducer.chunks] == [32, 8]
+
+
 def test_only_the_latest_keys_are_held() -> None:
     reducer = AttentionReducer()
     keys = torch.randn(1, 1, 12, 4)

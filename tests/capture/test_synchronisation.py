@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -154,6 +156,22 @@ def test_observing_does_not_wait(way: Way) -> None:
     assert waits.found == []
     assert record.capture.failures == 0
     assert waits.calls > 100, "CoreVital was not seen at work"
+
+
+def test_impossible_tokens_are_reduced_there_as_on_a_cpu() -> None:
+    model = tiny_model("llama")
+    impossible = torch.arange(1, 40)
+    with model.lm_head.register_forward_hook(
+        lambda _module, _args, logits: logits.index_fill(-1, impossible, -math.inf)
+    ):
+        waits, record = Way().generate(model, pretended_accelerator)
+        _, expected = Way().generate(model, partial(nullcontext, Waits("none")))
+    assert waits.found == []
+    assert record.logits is not None
+    assert expected.logits is not None
+    assert np.isfinite(record.logits.entropy).all()
+    np.testing.assert_allclose(record.logits.entropy, expected.logits.entropy, rtol=1e-5)
+    np.testing.assert_allclose(record.logits.surprisal, expected.logits.surprisal, rtol=1e-5)
 
 
 def test_codebooks_do_not_wait_either() -> None:
