@@ -42,8 +42,10 @@ def given_rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
 
 def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """Token ids ``[B, Q]`` or embeddings ``[B, Q, D]``."""
-    candidates = (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args[:1])
-    return next((given for given in candidates if isinstance(given, Tensor)), None)
+    for given in (kwargs.get("input_ids"), kwargs.get("inputs_embeds"), *args[:1]):
+        if isinstance(given, Tensor):
+            return given
+    return None
 
 
 def cached_positions(kwargs: dict[str, Any]) -> int | Tensor:

@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from corevital.capture.autocast import unaffected_by_autocast
@@ -157,6 +155,12 @@ def _largest(logits: Tensor, maxima: Tensor, k: int) -> Tensor:
     return torch.topk(candidates, k, dim=-1).values
 
 
+def _is_plain(logits: Tensor) -> bool:
+    """Whether ``[B, Q, V]`` are those of one position, and their memory holds nothing else."""
+    single = (type(logits), logits.dtype, logits.shape[1]) == (Tensor, torch.float32, 1)
+    return single and logits.is_contiguous()
+
+
 class LogitsReducer:
     """Collects the logits of some steps and reduces them together.
 
@@ -180,7 +184,7 @@ class LogitsReducer:
         self._logits = torch.empty(0)
         self._shape = (0, 0, 0)
         self._places: Sequence[Tensor] = ()
-        self._numbers: NDArray[np.float32] | None = None
+        self._bytes: memoryview | None = None
         self.pending = 0
         self.chunks: list[Tensor] = []
         self.reduced = 0
@@ -204,8 +208,11 @@ class LogitsReducer:
             raise Unobservable("the number of sequences changes while they are generated")
         elif self.pending == self._shape[0]:
             self._make_room()
-        if self._numbers is not None and (type(logits), logits.dtype) == (Tensor, torch.float32):
-            np.copyto(self._numbers[self.pending], logits.numpy()[:, -1])
+        if self._bytes is not None and _is_plain(logits):
+            # Slices of buffers of one dimension are copied as fast as memory is.
+            newest = logits.numpy().data.cast("B")
+            start = self.pending * newest.nbytes
+            self._bytes[start : start + newest.nbytes] = newest
         else:
             self._places[self.pending].copy_(logits[:, -1])
         self.pending += 1
@@ -215,9 +222,9 @@ class LogitsReducer:
         self._logits = self._steps_memory.tensor(shape, torch.float32, device)
         self._places = self._logits.unbind()
         # After a forward pass the caches hold the model's weights: of little that is to be copied,
-        # torch takes longer to get its own code back than to copy, and twice as long as NumPy.
+        # torch takes longer to get its own code back than to copy.
         few = device.type == "cpu" and shape[1] * shape[2] <= _FEW
-        self._numbers = self._logits.numpy() if few else None
+        self._bytes = self._logits.numpy().data.cast("B") if few else None
 
     def _make_room(self) -> None:
         """For more steps than are reduced together: several tokens may come with one pass."""

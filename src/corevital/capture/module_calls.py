@@ -50,7 +50,7 @@ def observed_model_call(call: ModuleCall) -> ModuleCall:
         else:
             run.encoder_starts(self, args, kwargs)
         output = call(self, *args, **kwargs)
-        if run.is_decoder(self):
+        if run.decoder is self:
             run.decoder_returns(output)
         if run.model is self:
             run.forward_returns(output)

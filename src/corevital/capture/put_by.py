@@ -24,6 +24,7 @@ class PutBy:
     dictionary would be four lines more for each.
 
     Attributes:
+        decoder: that inside of the model; ``None`` where none is known, or it is the model itself.
         everything: whether all layers are observed, or only the last one.
         expected_keys: as of the ``AttentionReducer``.
         last_layer: the last one; ``None`` where no layers are known.
@@ -35,6 +36,7 @@ class PutBy:
 
     __slots__ = (
         "attention_put_by",
+        "decoder",
         "everything",
         "expected_keys",
         "inside_attention",
@@ -47,8 +49,11 @@ class PutBy:
     attention_put_by: list[AttentionReturn] | None
     known_attention: tuple[Any, tuple[Any, ...], AttentionFunction] | None
 
-    def __init__(self, *, everything: bool, last_layer: nn.Module | None) -> None:
+    def __init__(
+        self, *, everything: bool, decoder: nn.Module | None, last_layer: nn.Module | None
+    ) -> None:
         self.everything = everything
+        self.decoder = decoder
         self.last_layer = last_layer
         self.inside_attention = False
         self.expected_keys: int | None = None

@@ -81,6 +81,7 @@ class GenerationRun(PutBy):
             layers = None
         super().__init__(
             everything=plan.mode is CaptureMode.FULL,
+            decoder=layers.decoder if layers is not None and layers.decoder is not model else None,
             last_layer=layers.layers[-1] if layers is not None else None,
         )
         self.model = model
@@ -326,10 +327,6 @@ class GenerationRun(PutBy):
     def _keep_newest(self, position: int) -> None:
         # A copy, because a view would keep the states of a whole prompt alive.
         self._states[position] = self._states[position][:, -1:].clone()
-
-    def is_decoder(self, module: nn.Module) -> bool:
-        """Whether ``module`` is the decoder inside the model."""
-        return self.layers is not None and self.layers.decoder is module is not self.model
 
     def encoder_starts(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
