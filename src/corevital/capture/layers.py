@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from corevital.capture.cross_attention import attention_places
 
 _DECIDE_ONLY: Final = frozenset({"BltPatcher"})
-"""Children of a decoder that only decide how the prompt is divided."""
+"""Models inside of a decoder that only decide how the prompt is divided."""
 _COMPRESS_KEYS: Final = frozenset({"DeepseekV4CSACompressor", "DeepseekV4HCACompressor"})
 """Parts of attention that add keys of several tokens each."""
 _STREAMS_IN_A_ROW: Final = frozenset({"ProphetNetDecoderLayer"})
@@ -206,13 +206,19 @@ def _declared_layers(decoder: nn.Module) -> tuple[nn.Module, ...]:
             names.append(target)
         if isinstance(name, str):
             names.append(name)
-    kinds, suffixes = tuple(classes), tuple(names)
-    deciding = {child for child in decoder.children() if type(child).__name__ in _DECIDE_ONLY}
-    return tuple(
-        module
-        for name, module in decoder.named_modules(memo=deciding)
-        if isinstance(module, kinds) or name.endswith(suffixes)
-    )
+    return tuple(_modules_of(decoder, "", tuple(classes), tuple(names)))
+
+
+def _modules_of(
+    parent: nn.Module, path: str, kinds: tuple[type, ...], suffixes: tuple[str, ...]
+) -> Iterator[nn.Module]:
+    """Those inside of ``parent``, which is at ``path``, that are of some kind or so named."""
+    for name, child in parent.named_children():
+        own = f"{path}.{name}" if path else name
+        if isinstance(child, kinds) or own.endswith(suffixes):
+            yield child
+        elif type(child).__name__ not in _DECIDE_ONLY:
+            yield from _modules_of(child, own, kinds, suffixes)
 
 
 def _layers_by_count(stack: nn.Module, count: int | None) -> tuple[nn.Module, ...]:
