@@ -344,7 +344,7 @@ class GenerationRun(PutBy):
         """The decoder returns its last hidden states, after the final norm."""
         if not self._observing_forward:
             return
-        if self.layers_put_by is not None:
+        if self.layers_put_by:
             self._see_layers_put_by()
         states = self._hidden_states(output)
         if states is None:
@@ -512,8 +512,9 @@ class GenerationRun(PutBy):
         """The model's forward pass ends: the step's rows and states are complete."""
         if not self._observing_forward:
             return
-        if self.layers_put_by is not None:
+        if self.layers_put_by:
             self._see_layers_put_by()
+        if self.attention_put_by:
             self.signals.observe("attention", self._see_attention_put_by)
         self.look_at_once()
         self._observing_forward = False
