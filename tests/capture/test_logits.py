@@ -166,31 +166,6 @@ def test_logits_that_are_written_to_after_they_were_added_do_not_matter() -> Non
     torch.testing.assert_close(result[:, 0], expected)
 
 
-@pytest.mark.parametrize(("few", "by_torch"), [(0, 4), (100, 3)])
-def test_few_logits_and_many_are_copied_alike(
-    few: int, by_torch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Few of them without torch, where nothing lies between them."""
-    monkeypatch.setattr(module, "_FEW", few)
-    copied: list[torch.Tensor] = []
-    copy = torch.Tensor.copy_
-
-    def noted(held: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-        copied.append(given)
-        return copy(held, given)
-
-    monkeypatch.setattr(torch.Tensor, "copy_", noted)
-    logits = torch.tensor([[[math.nan, math.inf, -math.inf, 2.0]], [[0.0, -1.0, 5.0, 1e30]]])
-    reducer = LogitsReducer(top_k=2)
-    reducer.add(logits)
-    reducer.add(torch.cat((torch.zeros(2, 3, 4), logits), dim=1))
-    reducer.add(torch.stack((logits, torch.zeros(2, 1, 4)), dim=-1)[..., 0])
-    reducer.add(logits.double())
-    for held in reducer._logits[:4]:
-        torch.testing.assert_close(held, logits.squeeze(1), rtol=0, atol=0, equal_nan=True)
-    assert len(copied) == by_torch
-
-
 def test_another_number_of_sequences_is_not_mixed_with_those_that_wait() -> None:
     reducer = LogitsReducer(top_k=10)
     reducer.add(torch.randn(2, 1, 50))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +21,7 @@ from corevital.capture.chunk import bytes_together, steps_together
 from corevital.capture.masks import LOWEST, additive_mask
 from corevital.capture.run_memory import RunMemory
 from corevital.capture.scratch import Scratch
+from corevital.capture.step_rows import StepRows
 from corevital.capture.transfer import moved
 
 SHARE_COPIED: Final = 16
@@ -78,9 +79,7 @@ class Block:
     ) -> None:
         self._keys_per_step = keys_per_step
         self._memory = memory
-        self._queries: Tensor | None = None
-        self._places: Sequence[Tensor] = ()
-        self._alike = True
+        self._queries: StepRows | None = None
         held = sum(row.numel() * row.element_size() for row in layers.rows)
         # Each reduction reads all keys: that is worth computing more of a layer than goes best
         # together.
@@ -104,7 +103,7 @@ class Block:
     @property
     def device(self) -> torch.device:
         """Where the rows are reduced."""
-        rows = self._layers[-1].rows[-1] if self._queries is None else self._queries
+        rows = self._layers[-1].rows[-1] if self._queries is None else self._queries.rows
         return rows.device
 
     def continues_with(self, layers: StepLayers) -> bool:
@@ -124,23 +123,13 @@ class Block:
     def add(self, step: int, layers: StepLayers) -> None:
         """Add one step."""
         if layers.needs_scores:
-            self._copy_queries(layers)
+            if self._queries is None:
+                dtype = layers.rows[-1].dtype
+                self._queries = StepRows(self._memory, self._room, layers.rows, dtype)
+            self._queries.put(len(self.steps), layers.rows)
+            layers.rows.clear()
         self.steps.append(step)
         self._layers.append(layers)
-
-    def _copy_queries(self, layers: StepLayers) -> None:
-        """To memory of their own, for the reason of ``HiddenReducer``."""
-        rows, last = layers.rows, layers.rows[-1]
-        if self._queries is None:
-            shape = (self._room, len(rows) * last.shape[0], *last.shape[1:])
-            self._queries = self._memory.tensor(shape, last.dtype, last.device)
-            self._places = self._queries.unbind()
-            kind = last.dtype, last.device
-            self._alike = all((row.dtype, row.device) == kind for row in rows)
-        if not self._alike:
-            rows = [moved(row, last.device, last.dtype) for row in rows]
-        torch.cat(rows, out=self._places[len(self.steps)])
-        layers.rows.clear()
 
     def weigh(
         self, keys: dict[int, Tensor], mask: Tensor | None, memory: RunMemory
@@ -182,7 +171,7 @@ class Block:
         scores = memory.products.tensor(shape, dtype, device)
         assert self._queries is not None
         steps = len(self._layers)
-        queries = self._queries[:steps].view(steps, len(last.positions), *last.shape)
+        queries = self._queries.rows[:steps].view(steps, len(last.positions), *last.shape)
         queries = queries[:, places, ..., 0, :].permute(1, 2, 3, 0, 4)
         seen = [keys[position][:, :, : last.key_count] for position in positions]
         if _go_together(seen):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -13,6 +11,7 @@ from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import MOST_STEPS, Chunk, bytes_together, steps_together
 from corevital.capture.lags import LagCosines
 from corevital.capture.run_memory import RunMemory
+from corevital.capture.step_rows import StepRows
 from corevital.capture.transfer import moved
 
 CLAMP: Final = 1e6
@@ -61,9 +60,6 @@ def successive_cosines(states: Tensor) -> Tensor:
 class HiddenReducer:
     """Collects the newest token's states of all layers, and reduces several steps together.
 
-    They are copied to memory that is kept: held themselves, the model's memory would grow and
-    shrink by as much, to be given back to the system and asked for again all the time.
-
     Attributes:
         chunks: what has been reduced.
         last_layer_cosines: ``[n, B]`` for every chunk: cosine of the last layer's state to that of
@@ -78,9 +74,7 @@ class HiddenReducer:
         self._most_steps = most_steps
         self._steps: list[int] = []
         self._layout: tuple[tuple[int, ...], torch.Size] | None = None
-        self._states = torch.empty(0)
-        self._places: Sequence[Tensor] = ()
-        self._alike = True
+        self._states: StepRows | None = None
         self._previous_last: Tensor | None = None
         self.chunks: list[Chunk] = []
         self.last_layer_cosines: list[Tensor] = []
@@ -91,30 +85,15 @@ class HiddenReducer:
         """Add one step: ``states`` maps layer position to ``[B, 1, D]``, in layer order."""
         newest = list(states.values())
         layout = (tuple(states), newest[-1].shape)
-        if layout != self._layout:
+        if self._states is None or layout != self._layout:
             self.reduce()
-            self._make_room(newest)
+            room = steps_together(4 * len(newest) * newest[-1].numel(), self._most_steps)
+            self._states = StepRows(self._steps_memory, room, newest, torch.float32)
             self._layout = layout
-        waiting = self._places[len(self._steps)]
-        if self._alike:
-            torch.cat(newest, out=waiting)
-        else:
-            on_device = [moved(state, waiting.device) for state in newest]
-            waiting.copy_(torch.cat(on_device))
+        self._states.put(len(self._steps), newest)
         self._steps.append(step)
-        if len(self._steps) == len(self._places):
+        if len(self._steps) == len(self._states):
             self.reduce()
-
-    def _make_room(self, newest: list[Tensor]) -> None:
-        """For steps of states like these, one state behind the other."""
-        (rows, _, width), device = newest[-1].shape, newest[-1].device
-        per_step = (len(newest) * rows, 1, width)
-        room = steps_together(4 * math.prod(per_step), self._most_steps)
-        self._states = self._steps_memory.tensor((room, *per_step), torch.float32, device)
-        self._places = self._states.unbind()
-        self._alike = all(
-            (state.dtype, state.device) == (torch.float32, device) for state in newest
-        )
 
     def reorder(self, rows: Tensor) -> None:
         """Row ``i`` of the next step follows row ``rows[i]`` ``[B]`` of those before."""
@@ -127,11 +106,11 @@ class HiddenReducer:
     @unaffected_by_autocast
     def reduce(self) -> None:
         """Reduce the pending steps to a chunk."""
-        if self._layout is None or not self._steps:
+        if self._layout is None or self._states is None or not self._steps:
             return
         positions, (rows, _, width) = self._layout
         steps = len(self._steps)
-        states = self._states[:steps].view(steps, len(positions), rows, width)
+        states = self._states.rows[:steps].view(steps, len(positions), rows, width)
         last = states[:, -1]
         previous = self._previous_last
         if previous is None:

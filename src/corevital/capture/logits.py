@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from corevital.capture.autocast import unaffected_by_autocast
 from corevital.capture.chunk import MOST_STEPS, bytes_together, steps_together
 from corevital.capture.run_memory import RunMemory
+from corevital.capture.step_rows import StepRows
 from corevital.capture.transfer import moved
 from corevital.capture.unobservable import Unobservable
 
@@ -19,8 +19,6 @@ LN2: Final = math.log(2.0)
 _BLOCK: Final = 128
 # Stands for -inf: its probability is exactly 0 and 0 * it is 0, while 0 * -inf is NaN.
 _IMPOSSIBLE: Final = -1e30
-# So many numbers one thread of a CPU copies as fast as several.
-_FEW: Final = 2**18
 
 
 def logit_statistics(
@@ -155,17 +153,8 @@ def _largest(logits: Tensor, maxima: Tensor, k: int) -> Tensor:
     return torch.topk(candidates, k, dim=-1).values
 
 
-def _is_plain(logits: Tensor) -> bool:
-    """Whether ``[B, Q, V]`` are those of one position, and their memory holds nothing else."""
-    single = (type(logits), logits.dtype, logits.shape[1]) == (Tensor, torch.float32, 1)
-    return single and logits.is_contiguous()
-
-
 class LogitsReducer:
     """Collects the logits of some steps and reduces them together.
-
-    They are copied to memory that is kept: held themselves, the application's memory would grow by
-    as much, to be given back to the system and asked for again all the time.
 
     Attributes:
         pending: steps added and not yet reduced.
@@ -181,10 +170,7 @@ class LogitsReducer:
         self._top_k = top_k
         self._most_steps = most_steps
         self._steps_together = 1
-        self._logits = torch.empty(0)
-        self._shape = (0, 0, 0)
-        self._places: Sequence[Tensor] = ()
-        self._bytes: memoryview | None = None
+        self._logits: StepRows | None = None
         self.pending = 0
         self.chunks: list[Tensor] = []
         self.reduced = 0
@@ -200,38 +186,23 @@ class LogitsReducer:
         Raises:
             Unobservable: they are not of as many sequences as those that are pending.
         """
-        rows, _, vocabulary = logits.shape
-        if self.pending == 0:
-            self._steps_together = steps_together(4 * rows * vocabulary, self._most_steps)
-            self._hold((self._steps_together, rows, vocabulary), logits.device)
-        elif (rows, vocabulary) != self._shape[1:]:
+        newest = logits if logits.shape[1] == 1 else logits[:, -1:]
+        if self._logits is None or self.pending == 0:
+            most = steps_together(4 * newest.numel(), self._most_steps)
+            self._steps_together = most
+            self._logits = StepRows(self._steps_memory, most, [newest], torch.float32)
+        elif newest.shape != self._logits.rows.shape[1:]:
             raise Unobservable("the number of sequences changes while they are generated")
-        elif self.pending == self._shape[0]:
-            self._make_room()
-        if self._bytes is not None and _is_plain(logits):
-            # Slices of buffers of one dimension are copied as fast as memory is.
-            newest = logits.numpy().data.cast("B")
-            start = self.pending * newest.nbytes
-            self._bytes[start : start + newest.nbytes] = newest
-        else:
-            self._places[self.pending].copy_(logits[:, -1])
+        elif self.pending == len(self._logits):
+            self._logits = self._with_room(self._logits, newest)
+        self._logits.put(self.pending, [newest])
         self.pending += 1
 
-    def _hold(self, shape: tuple[int, int, int], device: torch.device) -> None:
-        self._shape = shape
-        self._logits = self._steps_memory.tensor(shape, torch.float32, device)
-        self._places = self._logits.unbind()
-        # After a forward pass the caches hold the model's weights: of little that is to be copied,
-        # torch takes longer to get its own code back than to copy.
-        few = device.type == "cpu" and shape[1] * shape[2] <= _FEW
-        self._bytes = self._logits.numpy().data.cast("B") if few else None
-
-    def _make_room(self) -> None:
+    def _with_room(self, held: StepRows, newest: Tensor) -> StepRows:
         """For more steps than are reduced together: several tokens may come with one pass."""
-        held = self._logits
-        steps, rows, vocabulary = self._shape
-        self._hold((2 * steps, rows, vocabulary), held.device)
-        self._logits[:steps] = held
+        longer = StepRows(self._steps_memory, 2 * len(held), [newest], torch.float32)
+        longer.rows[: len(held)] = held.rows
+        return longer
 
     @unaffected_by_autocast
     def reduce(self, token_ids: Tensor) -> None:
@@ -240,10 +211,11 @@ class LogitsReducer:
         ``n`` may be one less than the pending steps, when a run broke off between the forward
         pass and the choice of its token: that step is dropped.
         """
-        logits = self._logits[: min(self.pending, token_ids.shape[0])]
+        steps = min(self.pending, token_ids.shape[0])
         self.pending = 0
-        if not len(logits):
+        if self._logits is None or not steps:
             return
+        logits = self._logits.rows[:steps].squeeze(2)
         self.reduced += len(logits)
         token_ids = moved(token_ids, logits.device)
         most_bytes = bytes_together(logits.device)
