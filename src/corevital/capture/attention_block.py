@@ -115,7 +115,7 @@ class Block:
             len(self.steps) < self._room
             and not whole
             and layers.key_count == last.key_count + self._keys_per_step
-            and layers.options == last.options
+            and layers.options is last.options
             and layers.shape[:2] == last.shape[:2]
             and layers.needs_scores == last.needs_scores
         )

@@ -170,6 +170,7 @@ class LogitsReducer:
         self._top_k = top_k
         self._most_steps = most_steps
         self._steps_together = 1
+        self._shape = torch.Size()
         self._logits: StepRows | None = None
         self.pending = 0
         self.chunks: list[Tensor] = []
@@ -189,9 +190,9 @@ class LogitsReducer:
         newest = logits if logits.shape[1] == 1 else logits[:, -1:]
         if self._logits is None or self.pending == 0:
             most = steps_together(4 * newest.numel(), self._most_steps)
-            self._steps_together = most
+            self._steps_together, self._shape = most, newest.shape
             self._logits = StepRows(self._steps_memory, most, [newest], torch.float32)
-        elif newest.shape != self._logits.rows.shape[1:]:
+        elif newest.shape != self._shape:
             raise Unobservable("the number of sequences changes while they are generated")
         elif self.pending == len(self._logits):
             self._logits = self._with_room(self._logits, newest)
