@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from corevital.capture import step_rows
 from corevital.capture.scratch import Scratch
 from corevital.capture.step_rows import StepRows
 
 ROWS = torch.tensor([[[math.nan, math.inf, -math.inf, 2.0]], [[0.0, -1.0, 5.0, 1e30]]])
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to compute."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
 
 
 def test_each_step_has_the_rows_of_its_tensors_behind_one_another() -> None:
@@ -51,6 +67,28 @@ def test_one_of_several_may_be_of_another_precision() -> None:
     assert torch.equal(held.rows[0], torch.cat([tensor.float() for tensor in tensors]))
 
 
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+def test_more_tensors_do_not_take_more_operations(given: torch.dtype) -> None:
+    """Each of them is a launch on an accelerator."""
+    counts = []
+    for count in (3, 30):
+        tensors = [torch.randn(2, 4).to(given) for _ in range(count)]
+        held = StepRows(Scratch(), 1, tensors, torch.float32)
+        with Operations() as operations:
+            held.put(0, tensors)
+        counts.append(operations.count)
+    assert counts[0] == counts[1] > 0
+
+
+def test_rows_of_another_size_are_no_step_of_these() -> None:
+    held = StepRows(Scratch(), 2, [torch.zeros(2, 4)], torch.float32)
+    held.rows.zero_()
+    for width in (3, 5):
+        with pytest.raises(ValueError, match="different structures"):
+            held.put(0, [torch.ones(2, width)])
+    assert not held.rows.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_what_is_to_stay_in_its_precision_does(dtype: torch.dtype) -> None:
     tensors = [torch.randn(2, 4).to(dtype)]
@@ -81,6 +119,23 @@ def test_few_numbers_and_many_are_copied_alike(
     for rows in held.rows:
         torch.testing.assert_close(rows, ROWS, rtol=0, atol=0, equal_nan=True)
     assert len(copied) == by_torch
+
+
+def test_a_tensor_of_another_class_is_copied_by_its_own_rules() -> None:
+    class Unreadable(Tensor):
+        def numpy(self, **_: Any) -> Any:
+            raise AssertionError("its memory is none of ours")
+
+    held = StepRows(Scratch(), 1, [ROWS], torch.float32)
+    held.put(0, [ROWS.as_subclass(Unreadable)])
+    torch.testing.assert_close(held.rows[0], ROWS, rtol=0, atol=0, equal_nan=True)
+
+
+def test_tensors_of_several_devices_come_to_that_of_the_last() -> None:
+    tensors = [torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(2, 4, device="meta")]
+    held = StepRows(Scratch(), 1, tensors, torch.float32)
+    held.put(0, tensors)
+    assert held.rows.device.type == "meta"
 
 
 def test_more_steps_have_the_memory_of_those_before() -> None:

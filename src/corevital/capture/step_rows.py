@@ -37,7 +37,9 @@ class StepRows:
         self._alike = all((tensor.dtype, tensor.device) == kind for tensor in first)
         # After a forward pass the caches hold the model's weights: of little that is to be copied,
         # torch takes longer to get its own code back than to copy.
-        few = kind == (torch.float32, torch.device("cpu")) and math.prod(shape[1:]) <= _FEW
+        numbers = math.prod(shape[1:])
+        few = kind == (torch.float32, torch.device("cpu")) and numbers <= _FEW
+        self._bytes_of_step = numbers * dtype.itemsize
         self._bytes = self.rows.numpy().data.cast("B") if few else None
 
     def __len__(self) -> int:
@@ -47,24 +49,19 @@ class StepRows:
     def put(self, place: int, tensors: list[Tensor]) -> None:
         """Copy what one step leaves."""
         target = self._places[place]
-        if len(tensors) > 1:
-            if not self._alike:
-                tensors = [moved(tensor, target.device, target.dtype) for tensor in tensors]
+        if len(tensors) > 1 and self._alike:
             torch.cat(tensors, out=target)
+        elif len(tensors) > 1:
+            # Converted together: on an accelerator, each conversion is a launch.
+            target.copy_(torch.cat([moved(tensor, target.device) for tensor in tensors]))
         elif self._bytes is not None and _is_plain(tensors[0]):
             # Slices of buffers of one dimension are copied as fast as memory is.
-            given = tensors[0].numpy().data.cast("B")
-            start = place * given.nbytes
-            self._bytes[start : start + given.nbytes] = given
+            size = self._bytes_of_step
+            self._bytes[place * size : (place + 1) * size] = tensors[0].numpy().data.cast("B")
         else:
             target.copy_(tensors[0], non_blocking=target.device.type != "cpu")
 
 
 def _is_plain(tensor: Tensor) -> bool:
     """Whether its memory is nothing but its numbers, in their order."""
-    return (
-        type(tensor) is Tensor
-        and tensor.dtype == torch.float32
-        and tensor.is_cpu
-        and tensor.is_contiguous()
-    )
+    return type(tensor) is Tensor and tensor.dtype == torch.float32 and tensor.is_contiguous()
